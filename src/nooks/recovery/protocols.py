@@ -1,0 +1,93 @@
+"""The mechanisms that recovery policy needs, as protocols: policy is tested without a virtual machine."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class State(StrEnum):
+    """The states of a nook (CONTRACT: ``status``)."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RECOVERING = "recovering"
+    DEGRADED = "degraded"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    ORPHANED = "orphaned"
+
+
+class Means(StrEnum):
+    """How an incarnation came to be, quickest first."""
+
+    SPARE = "spare"
+    RESTORE = "restore"
+    HOTPLUG = "hotplug"
+    COLD = "cold"
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """What the restarter did: by which means, and the process that now is the domain."""
+
+    means: Means
+    domain_pid: int
+
+
+class Restarter(Protocol):
+    """The domain side of recovery: makes the old incarnation harmless and brings up the next."""
+
+    async def fence(self) -> None:
+        """Return only when the present domain can touch neither device nor data any more.
+
+        Raises FenceError if its process cannot be reaped: the nook must then become degraded.
+        """
+        ...
+
+    async def restart(self, incarnation: int) -> Restarted:
+        """Bring up the next domain by the quickest means there is. Called only after ``fence`` returned."""
+        ...
+
+    async def stage(self, kernel: str | None) -> None:
+        """Make ready what a planned restart will use (another kernel's driver, say); the live domain goes on.
+
+        Raises NooksError if the new one does not come up; nothing has changed then.
+        """
+        ...
+
+    def served(self) -> None:
+        """The new incarnation serves: the next spare may be prepared, in the background."""
+        ...
+
+
+class Shadow(Protocol):
+    """The class side of recovery: impersonates the driver while it is away, replays the log afterwards."""
+
+    def activate(self) -> None:
+        """The driver is gone: requests now go by the class's strategies."""
+        ...
+
+    async def replay(self, incarnation: int) -> dict[str, Any]:
+        """Bring the new incarnation to the recorded state, read it back, compare; returns facts for the journal.
+
+        Raises NooksError (or ReplayMismatch) if the driver did not accept its state.
+        """
+        ...
+
+    def deactivate(self) -> None:
+        """The driver serves again: back to recording."""
+        ...
+
+    def degrade(self) -> None:
+        """Recovery was given up: tell applications as the class does (a network interface loses its carrier)."""
+        ...
+
+
+class EventSink(Protocol):
+    """Where events go; ``event`` and ``reason`` are CONTRACT's words."""
+
+    def __call__(
+        self, event: str, *, incarnation: int, reason: str = "", detail: dict[str, Any] | None = None
+    ) -> None:
+        """Record one event now."""
+        ...
