@@ -16,6 +16,9 @@ from pathlib import Path
 
 from nooks.host.errors import NooksError
 
+WRITTEN_FILE_BYTES = 64 << 20
+"""What a confined process may write to a file: a domain writes its device state (0.5 MB) when a snapshot is taken."""
+
 TERMINATE_SECONDS = 5.0
 """How long a process may take to end after SIGTERM before it gets SIGKILL."""
 
@@ -33,13 +36,14 @@ class Confinement:
     """What a process is confined to.
 
     ``user_id`` and ``group_id`` replace root's; ``network`` is the descriptor of the network namespace that it
-    enters; ``address_space_bytes`` bounds its memory where no cgroup can.
+    enters; ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device node.
     """
 
     user_id: int
     group_id: int
     network: int
     address_space_bytes: int
+    extra_group: int | None = None
 
 
 def run(
@@ -159,11 +163,10 @@ def _confined(command: list[str], confinement: Confinement) -> list[str]:
         "setpriv",
         f"--reuid={confinement.user_id}",
         f"--regid={confinement.group_id}",
-        "--clear-groups",
+        "--clear-groups" if confinement.extra_group is None else f"--groups={confinement.extra_group}",
         "--no-new-privs",
         "--bounding-set=-all",
         "--inh-caps=-all",
-        "--pdeathsig=clear",
         "--",
         *command,
     ]
@@ -173,7 +176,7 @@ def _limit(pid: int, confinement: Confinement) -> None:
     limits = (
         (resource.RLIMIT_AS, confinement.address_space_bytes),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, WRITTEN_FILE_BYTES),
         (resource.RLIMIT_NOFILE, 256),
     )
     for limit, value in limits:

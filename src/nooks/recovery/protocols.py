@@ -86,8 +86,6 @@ class Shadow(Protocol):
 class EventSink(Protocol):
     """Where events go; ``event`` and ``reason`` are CONTRACT's words."""
 
-    def __call__(
-        self, event: str, *, incarnation: int, reason: str = "", detail: dict[str, Any] | None = None
-    ) -> None:
+    def __call__(self, event: str, *, incarnation: int, reason: str = "", detail: dict[str, Any] | None = None) -> None:
         """Record one event now."""
         ...

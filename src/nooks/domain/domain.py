@@ -1,0 +1,319 @@
+"""One domain: a QEMU process with the sockets that lead into it. Replaceable at any moment.
+
+Knows nothing of drivers, classes or recovery; whoever holds a Domain decides what becomes of it.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nooks.domain.console import Console
+from nooks.domain.monitor import Event, Monitor, MonitorError
+from nooks.domain.qemu import OVERHEAD_BYTES, Plan, command
+from nooks.domain.snapshot import Snapshot, new_memory
+from nooks.host.cgroup import Cgroup
+from nooks.host.errors import NooksError
+from nooks.host.process import (
+    Confinement,
+    Process,
+    ReapError,
+    has_ended,
+    kill,
+    send_signal,
+    spawn,
+    wait_readable,
+)
+
+LOAD_SECONDS = 30.0
+"""How long loading a snapshot may take on a starved host (45 ms on an idle one)."""
+
+REAP_SECONDS = 10.0
+"""How long a killed QEMU may take to be gone (3-7 ms on an idle host)."""
+
+SOCKETS = ("qmp", "xpc", "heartbeat", "console", "debug")
+
+MEMORY_STAYS = [{"capability": "x-ignore-shared", "state": True}]
+"""The memory is a file already: only the devices' state is written and read (QEMU, migration/ram.c)."""
+
+PREPARING_NICENESS = 10
+"""A spare is prepared behind everything that serves somebody."""
+
+
+class LaunchError(NooksError):
+    """QEMU did not start, or ended before it served."""
+
+
+class FenceError(NooksError):
+    """A domain could not be made harmless: nothing else may touch its device."""
+
+
+@dataclass(frozen=True)
+class Jail:
+    """Where domains of one nook run: their user, their empty network namespace, their control groups' prefix."""
+
+    user_id: int
+    network: int
+    cgroup_prefix: str
+
+
+@dataclass
+class Handles:
+    """All that it takes to hold a domain; what the keeper keeps so that another supervisor can adopt it."""
+
+    pidfd: int
+    sockets: dict[str, socket.socket] = field(default_factory=dict[str, socket.socket])
+    cgroup: Path | None = None
+
+
+class Domain:
+    """A QEMU process, its monitor, its console, and the raw sockets for XPC and heartbeats.
+
+    ``memory`` is the descriptor of the guest's memory, of which a snapshot can be made after a cold boot.
+    """
+
+    def __init__(self, handles: Handles, *, process: Process | None = None, stderr: int = -1, memory: int = -1) -> None:
+        self.handles = handles
+        self.memory = memory
+        self.console = Console(handles.sockets["console"])
+        self.pid = _pid_of(handles.pidfd)
+        self.vcpu_thread = 0
+        self.on_event: Callable[[Event], None] | None = None
+        self._process = process
+        self._stderr = stderr
+        self._cgroup = Cgroup(handles.cgroup)
+        self._monitor = Monitor(self._dispatch)
+        self._closed = False
+
+    @classmethod
+    async def launch(
+        cls,
+        plan: Plan,
+        attachments: Mapping[str, int],
+        jail: Jail,
+        name: str,
+        *,
+        snapshot: Snapshot | None = None,
+        paused: bool = False,
+        niceness: int = 0,
+    ) -> "Domain":
+        """Start a QEMU process and wait until its monitor answers (and, with a snapshot, until that is loaded).
+
+        ``attachments`` are descriptors for the plan's hardware; they stay the caller's. Without ``snapshot`` the
+        domain boots cold, in a memory that a snapshot can be taken of. Raises LaunchError; nothing is left then.
+        """
+        domain = cls._spawn(plan, attachments, jail, name, snapshot=snapshot, paused=paused, niceness=niceness)
+        try:
+            await domain._monitor.open(domain.handles.sockets["qmp"].dup())
+            if snapshot is not None:
+                await domain._load(snapshot)
+            await domain._find_vcpu()
+        except BaseException as error:
+            said = domain._said()
+            await domain.destroy()
+            if isinstance(error, MonitorError):
+                raise LaunchError(f"the domain's QEMU did not start: {said or error}") from error
+            raise
+        domain.console.watch()
+        return domain
+
+    @classmethod
+    def _spawn(
+        cls,
+        plan: Plan,
+        attachments: Mapping[str, int],
+        jail: Jail,
+        name: str,
+        *,
+        snapshot: Snapshot | None,
+        paused: bool,
+        niceness: int,
+    ) -> "Domain":
+        with ExitStack() as ours, ExitStack() as theirs:
+            sockets: dict[str, socket.socket] = {}
+            descriptors: dict[str, int] = dict(attachments)
+            for kind in SOCKETS if plan.debug else SOCKETS[:-1]:
+                here, there = socket.socketpair()
+                sockets[kind] = ours.enter_context(here)
+                descriptors[kind] = theirs.enter_context(there).fileno()
+            memory = new_memory(plan.memory_bytes) if snapshot is None else snapshot.open_memory()
+            ours.callback(os.close, memory)
+            descriptors["memory"] = memory
+            for kind, path in (("vmlinux", plan.vmlinux), ("initramfs", plan.initramfs)):
+                descriptors[kind] = os.open(path, os.O_RDONLY)
+                theirs.callback(os.close, descriptors[kind])
+            stderr, stderr_theirs = os.pipe()
+            ours.callback(os.close, stderr)
+            os.set_blocking(stderr_theirs, False)  # a QEMU that has much to say must not stop for want of a reader
+            theirs.callback(os.close, stderr_theirs)
+            process = spawn(
+                [
+                    *(["nice", "-n", str(niceness)] if niceness else []),
+                    *command(
+                        plan,
+                        descriptors,
+                        incoming=snapshot is not None,
+                        paused=paused,
+                        shared=snapshot is None,
+                    ),
+                ],
+                pass_fds=list(descriptors.values()),
+                stderr=stderr_theirs,
+                confinement=Confinement(
+                    user_id=jail.user_id,
+                    group_id=jail.user_id,
+                    network=jail.network,
+                    address_space_bytes=plan.memory_bytes + OVERHEAD_BYTES,
+                    extra_group=plan.accelerator.group,
+                ),
+            )
+            cgroup = Cgroup.create(f"{jail.cgroup_prefix}-{name}", plan.memory_bytes + OVERHEAD_BYTES)
+            cgroup.add(process.pid)
+            ours.pop_all()
+        os.set_blocking(stderr, False)
+        handles = Handles(process.pidfd, sockets, cgroup.path)
+        return cls(handles, process=process, stderr=stderr, memory=memory)
+
+    @classmethod
+    async def adopt(cls, handles: Handles) -> "Domain":
+        """Take over a running domain whose supervisor died. Raises MonitorError if its QEMU does not answer."""
+        domain = cls(handles)
+        await domain._monitor.open(handles.sockets["qmp"].dup(), resumed=True)
+        await domain._find_vcpu()
+        domain.console.watch()
+        return domain
+
+    @property
+    def ended(self) -> bool:
+        """Whether the QEMU process is gone."""
+        return has_ended(self.handles.pidfd)
+
+    async def wait_ended(self, within_seconds: float | None = None) -> bool:
+        """Wait for the QEMU process to end by itself; False after ``within_seconds``."""
+        return await wait_readable(self.handles.pidfd, within_seconds)
+
+    async def run(self, *, priority: int = 0) -> None:
+        """Let the domain's CPU run (``cont``), at full priority. Raises MonitorError."""
+        self._set_niceness(priority)
+        await self._monitor.execute("cont")
+
+    async def status(self) -> str:
+        """QEMU's run state (``running``, ``paused``, ``guest-panicked`` ...). Raises MonitorError."""
+        return str((await self._monitor.execute("query-status"))["status"])
+
+    async def migrate_to(self, descriptor: int) -> None:
+        """Write the device state (not the memory) to ``descriptor``; the domain stands still from then on.
+
+        Raises MonitorError.
+        """
+        await self._monitor.execute("migrate-set-capabilities", capabilities=MEMORY_STAYS)
+        await self._monitor.execute("migrate-set-parameters", **{"max-bandwidth": 10**11})
+        await self._monitor.give_descriptor("state", descriptor)
+        await self._monitor.execute("migrate", uri="fd:state")
+        async with asyncio.timeout(LOAD_SECONDS):
+            while True:
+                facts = await self._monitor.execute("query-migrate")
+                if facts.get("status") == "completed":
+                    return
+                if facts.get("status") in ("failed", "cancelled"):
+                    raise MonitorError(f"the snapshot failed: {facts.get('error-desc', facts['status'])}")
+                await asyncio.sleep(0.005)
+
+    def stop_process(self) -> None:
+        """Stop the whole process (SIGSTOP): what ``crash --how freeze`` does."""
+        send_signal(self.handles.pidfd, signal.SIGSTOP)
+
+    def kill_process(self) -> None:
+        """SIGKILL without waiting: what ``crash --how kill`` does."""
+        send_signal(self.handles.pidfd, signal.SIGKILL)
+
+    async def fence(self) -> None:
+        """Kill QEMU and return when it can touch nothing any more: process reaped, control group empty.
+
+        Raises FenceError if that does not happen within ``REAP_SECONDS``.
+        """
+        try:
+            self._cgroup.kill()
+            if self._process is not None:
+                await self._process.kill(within_seconds=REAP_SECONDS)
+            else:
+                await kill(self.handles.pidfd, within_seconds=REAP_SECONDS)
+            async with asyncio.timeout(REAP_SECONDS):
+                while not self._cgroup.is_empty():
+                    await asyncio.sleep(0.001)
+        except (ReapError, TimeoutError) as error:
+            raise FenceError(f"domain {self.pid} can't be reaped", "look at its state in /proc") from error
+
+    async def destroy(self) -> None:
+        """Fence, then give back everything. Safe to call twice. Raises FenceError."""
+        if self._closed:
+            return
+        await self.fence()
+        await self.release()
+
+    async def release(self) -> None:
+        """Give back the descriptors and the control group of a domain that was fenced. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._monitor.close()
+        self.console.close()
+        for each in self.handles.sockets.values():
+            each.close()
+        for descriptor in (self._stderr, self.memory):
+            if descriptor >= 0:
+                os.close(descriptor)
+        if self._process is not None:
+            self._process.close()
+        else:
+            os.close(self.handles.pidfd)
+        self._cgroup.remove()
+
+    def _dispatch(self, event: Event) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def _said(self) -> str:
+        """What QEMU wrote to its standard error, its own name cut off."""
+        try:
+            text = os.read(self._stderr, 4096).decode(errors="replace") if self._stderr >= 0 else ""
+        except BlockingIOError:
+            return ""
+        return " ".join(text.strip().replace("qemu-system-x86_64: ", "").split())[-400:]
+
+    async def _load(self, snapshot: Snapshot) -> None:
+        await self._monitor.execute("migrate-set-capabilities", capabilities=MEMORY_STAYS)
+        state = snapshot.open_state()
+        try:
+            await self._monitor.give_descriptor("state", state)
+        finally:
+            os.close(state)
+        await self._monitor.execute("migrate-incoming", uri="fd:state")
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                while await self.status() == "inmigrate":
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            raise MonitorError(f"the snapshot was not loaded within {LOAD_SECONDS:.0f} s") from None
+
+    async def _find_vcpu(self) -> None:
+        self.vcpu_thread = int((await self._monitor.execute("query-cpus-fast"))[0]["thread-id"])
+
+    def _set_niceness(self, niceness: int) -> None:
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+
+def _pid_of(pidfd: int) -> int:
+    """The process id behind a pidfd (proc(5): fdinfo); -1 if it is gone."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1

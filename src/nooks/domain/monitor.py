@@ -1,0 +1,100 @@
+"""QEMU's monitor (QMP) over a socket that we made; the session can be taken over by another supervisor.
+
+Source of the protocol: QEMU's docs/interop/qmp-spec.rst. The connection itself is the qemu.qmp library's.
+"""
+
+import asyncio
+import json
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from qemu.qmp import EventListener, QMPClient, QMPError
+
+from nooks.host.errors import NooksError
+
+Event = dict[str, Any]
+
+COMMAND_SECONDS = 20.0
+"""Deadline of one command: QEMU's main loop answers in milliseconds unless the host is starved."""
+
+
+class MonitorError(NooksError):
+    """QEMU did not answer, or refused a command."""
+
+
+class Monitor:
+    """One domain's QMP session."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._client = QMPClient("domain")
+        self._on_event = on_event
+        self._listener = EventListener()
+        self._events: asyncio.Task[None] | None = None
+
+    async def open(self, connected: socket.socket, *, resumed: bool = False) -> None:
+        """Speak QMP over ``connected``, of which this object becomes the owner.
+
+        With ``resumed`` a session that somebody else began is continued: there is no second greeting, and what
+        its former owner left half-read is skipped. Raises MonitorError.
+        """
+        if resumed:
+            await self._skip_leftovers(connected)
+            self._client.await_greeting = False
+            self._client.negotiate = False
+        self._client.register_listener(self._listener)
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                await self._client.connect(connected)
+        except (QMPError, TimeoutError, OSError) as error:
+            raise MonitorError(f"QEMU's monitor does not answer: {error}") from error
+        self._events = asyncio.create_task(self._pump_events())
+
+    async def execute(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - QMP answers with any JSON
+        """Run one command. Raises MonitorError if it is refused, the session ends, or the deadline passes."""
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                return await self._client.execute(command.replace("_", "-"), arguments or None)
+        except (QMPError, TimeoutError, OSError) as error:
+            raise MonitorError(f"QEMU command {command} failed: {error or type(error).__name__}") from error
+
+    async def give_descriptor(self, name: str, descriptor: int) -> None:
+        """Hand a copy of ``descriptor`` to QEMU under ``name`` (getfd)."""
+        self._client.send_fd_scm(descriptor)
+        await self.execute("getfd", fdname=name)
+
+    async def close(self) -> None:
+        """End the session; QEMU itself goes on. Safe to call twice."""
+        if self._events is not None:
+            self._events.cancel()
+            await asyncio.gather(self._events, return_exceptions=True)
+            self._events = None
+        try:
+            await self._client.disconnect()
+        except Exception:  # noqa: BLE001 - qemu.qmp raises here whatever once ended the session
+            return
+
+    async def _pump_events(self) -> None:
+        async for event in self._listener:
+            self._on_event(dict(event))
+
+    @staticmethod
+    async def _skip_leftovers(connected: socket.socket) -> None:
+        """Read up to the answer of a command of our own; the rest belongs to the session's former owner."""
+        loop = asyncio.get_running_loop()
+        connected.setblocking(False)
+        token = secrets.token_hex(8)
+        request = json.dumps({"execute": "query-name", "id": token})
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                # The leading newline ends whatever the former owner may have written in part.
+                await loop.sock_sendall(connected, f"\n{request}\n".encode())
+                pending = b""
+                while f'"id": "{token}"'.encode() not in pending or not pending.endswith(b"\n"):
+                    received = await loop.sock_recv(connected, 65536)
+                    if not received:
+                        raise MonitorError("QEMU closed its monitor")
+                    pending = (pending + received)[-262144:]
+        except (TimeoutError, OSError) as error:
+            raise MonitorError("QEMU's monitor does not answer to its new supervisor") from error

@@ -1,0 +1,169 @@
+"""What a domain's QEMU is told: binary, machine, devices, kernel command line. Knows nothing of classes or nooks."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from nooks.domain.accel import Accelerator
+from nooks.host.errors import InputError, MachineError
+from nooks.host.process import run
+
+MINIMUM_VERSION = (7, 2)
+PROGRAM = "qemu-system-x86_64"
+FIRMWARE = "qboot.rom"
+FIRMWARE_DIRECTORIES = (Path("/usr/share/qemu"), Path("/usr/share/qboot"), Path("/usr/local/share/qemu"))
+
+TRANSLATION_BUFFER_MIB = 32
+"""TCG's cache of translated code. A domain runs one small kernel and one driver: 32 MiB hold them."""
+
+OVERHEAD_BYTES = 1 << 30
+"""Address space that QEMU itself may take beside the guest's memory (stacks, libraries, translation buffer)."""
+
+GUEST_ARGUMENTS = (
+    # Boot quickly and quietly (FACTS: 1.8-2.1 s to the driver).
+    "console=ttyS0 quiet tsc=reliable no_timer_check mitigations=off random.trust_cpu=on cryptomgr.notests"
+    " nokaslr rdinit=/init"
+    # Make every failure fail-stop (Documentation/admin-guide/kernel-parameters.txt, sysctl/kernel.rst).
+    " panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 sysctl.vm.panic_on_oom=1"
+)
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a domain is; two domains of equal plans may share a snapshot.
+
+    ``hardware`` are QEMU arguments in which ``{name}`` stands for a descriptor that the launcher hands over.
+    ``snapshottable`` is false if a device of the plan cannot be part of a snapshot. ``guest_arguments`` are added
+    to the kernel's command line. ``memory_bytes`` is the guest's memory.
+    """
+
+    vmlinux: Path
+    initramfs: Path
+    image_digest: str
+    memory_bytes: int
+    hardware: tuple[str, ...]
+    accelerator: Accelerator
+    snapshottable: bool = True
+    debug: bool = False
+    guest_arguments: str = ""
+
+    def key(self, extra: str = "") -> str:
+        """The snapshot's key: a hash over all that must agree between the one who took it and the one who uses it."""
+        parts = (
+            version_text(),
+            self.image_digest,
+            str(self.memory_bytes),
+            *self.hardware,
+            self.accelerator.arguments,
+            GUEST_ARGUMENTS,
+            self.guest_arguments,
+            str(self.debug),
+            extra,
+        )
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def program() -> str:
+    """The path of QEMU. Raises MachineError if it is missing."""
+    found = shutil.which(PROGRAM)
+    if found is None:
+        raise MachineError(f"{PROGRAM} is missing", "apt-get install qemu-system-x86")
+    return found
+
+
+@cache
+def version_text() -> str:
+    """What identifies this QEMU build: its path, size and time of change (asking it would take 50 ms)."""
+    path = Path(program()).resolve()
+    status = path.stat()
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def version() -> tuple[int, int]:
+    """QEMU's version, major and minor. Raises MachineError if it does not tell."""
+    said = run([program(), "--version"], timeout_seconds=20).stdout
+    match = re.search(r"version (\d+)\.(\d+)", said)
+    if match is None:
+        raise MachineError(f"{PROGRAM} --version says {said[:80]!r}", "apt-get install --reinstall qemu-system-x86")
+    return int(match[1]), int(match[2])
+
+
+def check_version() -> None:
+    """Raises MachineError if QEMU is too old for what we ask of it."""
+    found = version()
+    if found < MINIMUM_VERSION:
+        raise MachineError(
+            f"QEMU {found[0]}.{found[1]} is too old, {MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]} is needed",
+            "install a newer qemu-system-x86",
+        )
+
+
+@cache
+def firmware() -> Path:
+    """qboot, the firmware that starts an ELF kernel by PVH at once. Raises MachineError if it is missing."""
+    for directory in FIRMWARE_DIRECTORIES:
+        if (directory / FIRMWARE).is_file():
+            return directory / FIRMWARE
+    raise MachineError(f"{FIRMWARE} is missing", "apt-get install qemu-system-data")
+
+
+def check_device(model: str) -> None:
+    """Raises InputError if this QEMU does not emulate ``model``."""
+    known = set(re.findall(r'^name "([^"]+)"', run([program(), "-device", "help"]).stdout, re.MULTILINE))
+    if model not in known:
+        raise InputError(f"QEMU does not emulate a device {model!r}", f"see '{PROGRAM} -device help'")
+
+
+def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, paused: bool, shared: bool) -> list[str]:
+    """QEMU's command line.
+
+    ``descriptors`` has ``memory``, ``vmlinux``, ``initramfs``, ``qmp``, ``xpc``, ``heartbeat``, ``console``, with
+    ``debug`` if the plan says so, and every name that the plan's hardware uses.
+    ``shared`` maps the memory shared (to make a snapshot), else copy-on-write.
+    """
+    size = f"{plan.memory_bytes >> 20}M"
+    share = "on" if shared else "off"
+    argv = [
+        program(),
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-sandbox", SANDBOX),
+        *("-accel", plan.accelerator.arguments),
+        *("-cpu", plan.accelerator.cpu),
+        *("-machine", "pc,usb=off,vmport=off,graphics=off,memory-backend=ram"),
+        *("-m", size),
+        *(
+            "-object",
+            f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{descriptors['memory']},share={share}",
+        ),
+        *("-bios", str(firmware())),
+        *("-kernel", f"/proc/self/fd/{descriptors['vmlinux']}"),
+        *("-initrd", f"/proc/self/fd/{descriptors['initramfs']}"),
+        *("-append", f"{GUEST_ARGUMENTS} {plan.guest_arguments}".strip()),
+        *("-action", "panic=pause"),
+        *("-global", "pci-device.romfile="),
+        *("-device", "pvpanic"),
+        *("-chardev", f"socket,id=qmp,fd={descriptors['qmp']}"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=console,fd={descriptors['console']}"),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,max_ports=3"),
+        *("-chardev", f"socket,id=xpc,fd={descriptors['xpc']}"),
+        *("-device", "virtserialport,chardev=xpc,nr=1,name=nooks.xpc"),
+        *("-chardev", f"socket,id=heartbeat,fd={descriptors['heartbeat']}"),
+        *("-device", "virtserialport,chardev=heartbeat,nr=2,name=nooks.heartbeat"),
+        *(argument.format(**descriptors) for argument in plan.hardware),
+    ]
+    if plan.debug:
+        argv += ["-chardev", f"socket,id=debug,fd={descriptors['debug']}", "-gdb", "chardev:debug"]
+    if incoming:
+        argv += ["-incoming", "defer"]
+    if paused:
+        argv += ["-S"]
+    return argv
