@@ -48,10 +48,6 @@ class LaunchError(NooksError):
     """QEMU did not start, or ended before it served."""
 
 
-class FenceError(NooksError):
-    """A domain could not be made harmless: nothing else may touch its device."""
-
-
 @dataclass(frozen=True)
 class Jail:
     """Where domains of one nook run: their user, their empty network namespace, their control groups' prefix."""
@@ -234,7 +230,7 @@ class Domain:
     async def fence(self) -> None:
         """Kill QEMU and return when it can touch nothing any more: process reaped, control group empty.
 
-        Raises FenceError if that does not happen within ``REAP_SECONDS``.
+        Raises ReapError if that does not happen within ``REAP_SECONDS``.
         """
         try:
             self._cgroup.kill()
@@ -245,11 +241,11 @@ class Domain:
             async with asyncio.timeout(REAP_SECONDS):
                 while not self._cgroup.is_empty():
                     await asyncio.sleep(0.001)
-        except (ReapError, TimeoutError) as error:
-            raise FenceError(f"domain {self.pid} can't be reaped", "look at its state in /proc") from error
+        except TimeoutError as error:
+            raise ReapError(f"domain {self.pid} left processes behind", "look at its state in /proc") from error
 
     async def destroy(self) -> None:
-        """Fence, then give back everything. Safe to call twice. Raises FenceError."""
+        """Fence, then give back everything. Safe to call twice. Raises ReapError."""
         if self._closed:
             return
         await self.fence()

@@ -1,0 +1,43 @@
+"""Devices that QEMU emulates, as arguments for a domain's plan. Knows no driver; any model of QEMU's will do."""
+
+from nooks.host.errors import InputError
+
+RESERVED = ("netdev", "id", "bus", "drive", "audiodev", "mac")
+"""Options that we set ourselves, so that a user's can't lead around a wall."""
+
+
+def device_argument(model: str, options: tuple[tuple[str, str], ...], **own: str) -> tuple[str, str]:
+    """QEMU's ``-device`` for a model with the user's options and our ``own``.
+
+    Raises InputError for an option that is ours to set.
+    """
+    for key, _ in options:
+        if key in RESERVED:
+            raise InputError(f"the device option {key!r} is set by nooks itself", "leave it out")
+    parts = [model, *(f"{key}={value}" for key, value in (*own.items(), *options))]
+    return "-device", literal(",".join(parts))
+
+
+def literal(text: str) -> str:
+    """``text`` so that filling in descriptors (``{name}``) leaves it alone."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def network_card(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """An emulated card whose cable ends at the descriptor ``wire``."""
+    return (
+        *("-netdev", "tap,id=wire,fd={wire}"),
+        *device_argument(model, options, netdev="wire"),
+    )
+
+
+def host_side_network() -> tuple[str, ...]:
+    """The domain's side of the host's TAP, whose queue is the descriptor ``host``.
+
+    ``disable-modern`` and ``mrg_rxbuf=off`` keep the TAP's packet header at 10 bytes for good, so that preparing a
+    spare on a second queue of the same TAP does not change it under the live domain (FACTS, Network).
+    """
+    return (
+        *("-netdev", "tap,id=host,fd={host}"),
+        *("-device", "virtio-net-pci,netdev=host,disable-modern=on,mrg_rxbuf=off"),
+    )

@@ -1,0 +1,95 @@
+"""Makes domains by one plan: cold, or restored from a snapshot that it keeps in memory and in the cache."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nooks.domain import snapshot as snapshots
+from nooks.domain.domain import PREPARING_NICENESS, Domain, Jail
+from nooks.domain.qemu import Plan
+from nooks.domain.snapshot import Snapshot
+from nooks.host import cache
+
+KIND = "snapshots"
+
+BringUp = Callable[[Domain], Awaitable[dict[str, Any]]]
+"""Brings a freshly booted domain to where it is ready and has served nobody; returns facts about it."""
+
+
+class DomainMaker:
+    """Domains of one plan in one jail.
+
+    ``bring_up_key`` tells what ``bring_up`` does, as far as a snapshot depends on it.
+    """
+
+    def __init__(self, plan: Plan, jail: Jail, bring_up: BringUp, bring_up_key: str) -> None:
+        self.plan = plan
+        self.facts: dict[str, Any] = {}
+        self._jail = jail
+        self.bring_up = bring_up
+        self._key = plan.key(bring_up_key)
+        self._snapshot: Snapshot | None = None
+        self._launched = 0
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot, if it is in memory."""
+        return self._snapshot
+
+    async def ready_snapshot(self, attachments: Mapping[str, int]) -> Snapshot:
+        """The plan's snapshot: from memory, from the cache, or made by a cold boot on ``attachments``.
+
+        Raises LaunchError, BootError, XpcError, or OSError if the cache can't be written.
+        """
+        if self._snapshot is None:
+            directory = cache.find(KIND, self._key)
+            if directory is None:
+                directory = await self._make(attachments)
+            cache.touch(directory)
+            self._snapshot = Snapshot.load(directory)
+            self.facts = self._snapshot.facts
+        return self._snapshot
+
+    def discard_snapshot(self) -> None:
+        """Forget a snapshot that did not load; the next one is made anew."""
+        if self._snapshot is not None:
+            self._snapshot.close()
+            self._snapshot = None
+        cache.discard(KIND, self._key)
+
+    async def restore(self, attachments: Mapping[str, int], *, spare: bool) -> Domain:
+        """A domain that is ready and stands still; ``spare``: made in the background, with low priority."""
+        ready = await self.ready_snapshot(attachments)
+        niceness = PREPARING_NICENESS if spare else 0
+        return await Domain.launch(
+            self.plan, attachments, self._jail, self._name(), snapshot=ready, paused=True, niceness=niceness
+        )
+
+    async def boot(self, attachments: Mapping[str, int]) -> Domain:
+        """A domain that boots cold and was not brought up yet."""
+        return await Domain.launch(self.plan, attachments, self._jail, self._name())
+
+    def close(self) -> None:
+        """Let go of the snapshot in memory; the cache keeps it."""
+        if self._snapshot is not None:
+            self._snapshot.close()
+            self._snapshot = None
+
+    def _name(self) -> str:
+        self._launched += 1
+        return f"{os.getpid()}-{self._launched}"
+
+    async def _make(self, attachments: Mapping[str, int]) -> Path:
+        domain = await self.boot(attachments)
+        state = os.memfd_create("nooks-state", os.MFD_CLOEXEC)
+        try:
+            facts = await self.bring_up(domain)
+            await domain.migrate_to(state)
+            await domain.fence()
+            return cache.entry(
+                KIND, self._key, lambda directory: snapshots.save(directory, domain.memory, state, facts)
+            )
+        finally:
+            os.close(state)
+            await domain.destroy()

@@ -1,0 +1,134 @@
+"""One incarnation: a domain that serves (or is about to), with the connections that lead to its agent.
+
+Joins domain and xpc; knows nothing of classes. What arrives goes to the listener, which judges it.
+"""
+
+import asyncio
+import time
+from typing import Protocol
+
+from nooks.domain.domain import Domain
+from nooks.domain.monitor import Event
+from nooks.host.errors import NooksError
+from nooks.xpc.channel import Channel
+from nooks.xpc.errors import ProtocolError
+from nooks.xpc.heartbeats import HeartbeatReader
+from nooks.xpc.messages import BringUp, BringUpReply, Hello, Message
+
+BOOT_SECONDS = 120.0
+"""How long a cold boot may take until the agent says hello: 2 s on an idle machine, far more on a starved one."""
+
+BRING_UP_SECONDS = 60.0
+"""How long a driver may take to find its device and get its carrier."""
+
+
+class BootError(NooksError):
+    """A domain did not boot, or its driver did not come up."""
+
+
+class Listener(Protocol):
+    """Who hears what an incarnation says. Called from the event loop; must not block."""
+
+    def heard_beat(self, incarnation: "Incarnation", counters: dict[str, int] | None) -> None:
+        """A heartbeat arrived."""
+        ...
+
+    def heard_message(self, incarnation: "Incarnation", message: Message) -> None:
+        """The agent sent an event."""
+        ...
+
+    def heard_violation(self, incarnation: "Incarnation", error: ProtocolError) -> None:
+        """The domain broke the protocol."""
+        ...
+
+    def heard_machine(self, incarnation: "Incarnation", event: Event) -> None:
+        """QEMU sent an event."""
+        ...
+
+
+class Incarnation:
+    """A domain under a number, with its request channel and its heartbeats.
+
+    ``bay`` is which of the nook's two places (queues) the domain is attached to.
+    """
+
+    def __init__(self, domain: Domain, number: int, bay: int, listener: Listener, *, adopted: bool = False) -> None:
+        self.domain = domain
+        self.number = number
+        self.bay = bay
+        self.since = time.monotonic()
+        self._listener = listener
+        self._hello = asyncio.Event()
+        self._silenced = False
+        told = number if adopted else 0
+        self.channel = Channel(
+            domain.handles.sockets["xpc"].dup(),
+            on_event=self._on_message,
+            on_violation=self._on_violation,
+            incarnation=told,
+        )
+        self.heartbeats = HeartbeatReader(
+            domain.handles.sockets["heartbeat"].dup(),
+            on_beat=self._on_beat,
+            on_violation=self._on_violation,
+            incarnation=told,
+            adopted=adopted,
+        )
+        domain.on_event = self._on_machine
+
+    def open(self) -> None:
+        """Begin to listen; call when the domain's CPU is about to run."""
+        self.channel.start()
+        self.heartbeats.start()
+
+    async def bring_up(self, request: BringUp) -> BringUpReply:
+        """Wait for a freshly booted agent and have it bring the driver up.
+
+        Raises BootError if the domain dies or does not get there in time, XpcError if the agent refuses.
+        """
+        ended = asyncio.create_task(self.domain.wait_ended())
+        hello = asyncio.create_task(self._hello.wait())
+        try:
+            await asyncio.wait({ended, hello}, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not hello.done():
+                raise BootError(f"the domain did not boot: {_last_line(self.domain.console.text())}")
+        finally:
+            for task in (ended, hello):
+                task.cancel()
+            await asyncio.gather(ended, hello, return_exceptions=True)
+        return await self.channel.request(request, BRING_UP_SECONDS)
+
+    def silence(self) -> None:
+        """From now on the listener hears nothing: the domain is to be fenced."""
+        self._silenced = True
+
+    async def close(self) -> None:
+        """Close both connections (the domain itself is not touched). Safe to call twice."""
+        self.silence()
+        await self.channel.close()
+        await self.heartbeats.close()
+
+    def _on_message(self, message: Message) -> None:
+        if isinstance(message, Hello):
+            self._hello.set()
+        if not self._silenced:
+            self._listener.heard_message(self, message)
+
+    def _on_beat(self, count: int, counters: dict[str, int] | None, incarnation: int) -> None:
+        if not self._silenced:
+            self._listener.heard_beat(self, counters)
+
+    def _on_violation(self, error: ProtocolError) -> None:
+        if not self._silenced:
+            self._listener.heard_violation(self, error)
+
+    def _on_machine(self, event: Event) -> None:
+        if not self._silenced:
+            self._listener.heard_machine(self, event)
+
+
+def _last_line(text: str) -> str:
+    """The last line that a console said, for an error message."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    panics = [line for line in lines if "Kernel panic" in line or "Out of memory" in line]
+    return (panics or lines or ["it said nothing; give it more memory"])[-1][:200]

@@ -1,0 +1,126 @@
+"""One nook's process: takes what the launcher hands over, runs the nook, answers on its control socket.
+
+``kill -9`` takes nothing away from applications: the keeper holds what they need, and the next supervisor adopts.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import structlog
+
+from nooks.control_server import Arguments, ControlServer, Handler
+from nooks.host.errors import NooksError
+from nooks.host.hardening import harden
+from nooks.host.paths import nook_dir
+from nooks.keeper.client import KeeperClient
+from nooks.ledger import Ledger
+from nooks.nook import Nook, assemble
+
+
+def main() -> int:
+    """Entry point of ``python -m nooks.supervisor``; returns the exit status."""
+    options = _options()
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.add_log_level,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    for refused in harden():
+        structlog.get_logger().warning("not hardened", refused=refused)
+    return asyncio.run(_Supervisor(options).run())
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="nooks.supervisor")
+    parser.add_argument("--name", required=True)
+    for name in ("lock", "control", "keeper", "ready"):
+        parser.add_argument(f"--{name}-fd", type=int, required=True)
+    return parser.parse_args()
+
+
+class _Supervisor:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._name: str = options.name
+        self._control = socket.socket(fileno=options.control_fd)
+        self._ready: int = options.ready_fd
+        self._keeper = KeeperClient.from_fd(options.keeper_fd)
+        self._stop = asyncio.Event()
+        self._force = False
+
+    async def run(self) -> int:
+        """Start or adopt, say so on the ready pipe, serve until the nook was stopped."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            ledger = Ledger(self._keeper)
+            adopting = ledger.resume()
+            nook = await assemble(nook_dir(self._name), ledger, adopting=adopting)
+        except NooksError as error:
+            self._keeper.quit()
+            return self._fail(error)
+        starting = asyncio.create_task(nook.adopt() if adopting else nook.start())
+        try:
+            result = await self._unless_stopped(starting)
+        except NooksError as error:
+            await nook.close()
+            return self._fail(error)
+        except Exception as error:  # noqa: BLE001 - a defect: say so to the launcher, leave nothing behind
+            traceback.print_exc()
+            await nook.close()
+            return self._fail(NooksError(f"internal error: {error!r}", "see the nook's log"))
+        self._say({"result": result})
+        handlers = nook.handlers() | {"stop": self._handle_stop(nook)}
+        async with ControlServer(self._control, handlers):
+            await self._stop.wait()
+            if nook.alive:
+                await nook.stop(force=self._force)
+        await nook.close()
+        return 0
+
+    def _handle_stop(self, nook: Nook) -> Handler:
+        async def stop(arguments: Arguments) -> dict[str, Any]:
+            await nook.stop(force=bool(arguments.get("force")))
+            self._stop.set()
+            return {"name": self._name, "state": "stopped"}
+
+        return stop
+
+    async def _unless_stopped(self, starting: "asyncio.Task[dict[str, Any]]") -> dict[str, Any]:
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                raise NooksError(f"the start of {self._name} was interrupted")
+            return starting.result()
+        finally:
+            stopped.cancel()
+
+    def _fail(self, error: NooksError) -> int:
+        self._say({"error": {"message": error.message, "fix": error.fix, "exit_code": error.exit_code}})
+        return error.exit_code
+
+    def _say(self, document: dict[str, Any]) -> None:
+        """One line for the launcher, which may be gone by now."""
+        try:
+            os.write(self._ready, json.dumps(document, default=str).encode() + b"\n")
+            os.close(self._ready)
+        except OSError:
+            structlog.get_logger().warning("the launcher is gone", document=document)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
