@@ -29,8 +29,8 @@ class BootError(NooksError):
 class Listener(Protocol):
     """Who hears what an incarnation says. Called from the event loop; must not block."""
 
-    def heard_beat(self, incarnation: "Incarnation", counters: dict[str, int] | None) -> None:
-        """A heartbeat arrived."""
+    def heard_beat(self, incarnation: "Incarnation", count: int, counters: dict[str, int] | None) -> None:
+        """A heartbeat arrived; ``count`` is its number."""
         ...
 
     def heard_message(self, incarnation: "Incarnation", message: Message) -> None:
@@ -49,7 +49,8 @@ class Listener(Protocol):
 class Incarnation:
     """A domain under a number, with its request channel and its heartbeats.
 
-    ``bay`` is which of the nook's two places (queues) the domain is attached to.
+    ``bay`` is which of the nook's two places (queues) the domain is attached to. A spare has number 0 until it is
+    appointed.
     """
 
     def __init__(self, domain: Domain, number: int, bay: int, listener: Listener, *, adopted: bool = False) -> None:
@@ -78,8 +79,14 @@ class Incarnation:
 
     def open(self) -> None:
         """Begin to listen; call when the domain's CPU is about to run."""
+        self.heartbeats.allow(self.number)
         self.channel.start()
         self.heartbeats.start()
+
+    def appoint(self, number: int) -> None:
+        """A spare becomes the incarnation ``number``; its agent is told by the next ``resume``."""
+        self.number = number
+        self.heartbeats.allow(number)
 
     async def bring_up(self, request: BringUp) -> BringUpReply:
         """Wait for a freshly booted agent and have it bring the driver up.
@@ -116,7 +123,7 @@ class Incarnation:
 
     def _on_beat(self, count: int, counters: dict[str, int] | None, incarnation: int) -> None:
         if not self._silenced:
-            self._listener.heard_beat(self, counters)
+            self._listener.heard_beat(self, count, counters)
 
     def _on_violation(self, error: ProtocolError) -> None:
         if not self._silenced:

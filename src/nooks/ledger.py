@@ -36,6 +36,10 @@ class Ledger:
         """What was recorded last."""
         return dict(self._facts)
 
+    def held(self) -> tuple[str, ...]:
+        """The names of all that the keeper holds."""
+        return self._keeper.list()
+
     def begin(self) -> None:
         """Start with an empty record."""
         self._file = StateFile.create("nooks-facts")

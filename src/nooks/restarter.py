@@ -6,17 +6,19 @@ is attached to one, the spare waits on the other; the endpoint switches over onl
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import structlog
 
-from nooks.domain.domain import Domain, LaunchError
+from nooks.domain.domain import PREPARING_NICENESS, Domain, LaunchError
 from nooks.domain.maker import DomainMaker
 from nooks.domain.monitor import MonitorError
 from nooks.host.errors import NooksError
 from nooks.incarnation import Incarnation
 from nooks.ledger import Ledger
 from nooks.recovery.protocols import Means, Restarted
+from nooks.xpc.errors import XpcError
 
 SETTLE_SECONDS = 0.3
 """A new spare is prepared only when the new incarnation has caught up with what waited for it."""
@@ -25,7 +27,10 @@ SPARE_RETRY_SECONDS = 5.0
 """A spare that could not be prepared is tried again after this long."""
 
 SPARE_WAIT_SECONDS = 2.0
-"""How long a restart waits for a spare that is being prepared, before it makes a domain of its own."""
+"""How long a restart waits for a spare that is being loaded, before it makes a domain of its own."""
+
+SPARE = 0
+"""The number of an incarnation that has none yet."""
 
 
 class Bays(Protocol):
@@ -35,15 +40,23 @@ class Bays(Protocol):
         """What a domain in ``bay`` is handed, by the names that the plan's hardware uses."""
         ...
 
+    def launching(self) -> AbstractContextManager[None]:
+        """Around everything that starts a domain on a bay: the endpoint may have to look away."""
+        ...
+
     def switch(self, bay: int) -> dict[str, Any]:
         """Make ``bay`` the one that applications are connected to; returns facts for the journal."""
         ...
 
 
 class DomainRestarter:
-    """Holds the live incarnation and the spare. ``connect`` makes an Incarnation of a domain that is about to run.
+    """Holds the live incarnation and the spare.
 
-    ``quickest`` is the best means that may be used; ``replan`` makes the maker for another kernel.
+    ``connect`` makes an Incarnation (domain, number, bay) of a domain that is about to run. ``rehearse`` brings a
+    spare to the recorded state: a domain that has done once what it will be asked for is translated, configured and
+    has its link, so that the failover itself does nothing but continue. ``replan`` makes the maker for another
+    kernel. ``serving`` is told which incarnation is live, None before it is fenced. ``quickest`` is the best means
+    that may be used.
     """
 
     def __init__(
@@ -53,7 +66,9 @@ class DomainRestarter:
         ledger: Ledger,
         *,
         connect: Callable[[Domain, int, int], Incarnation],
+        rehearse: Callable[[Incarnation], Awaitable[None]],
         replan: Callable[[str], Awaitable[DomainMaker]],
+        serving: Callable[[Incarnation | None], None],
         quickest: Means = Means.SPARE,
     ) -> None:
         self.maker = maker
@@ -62,55 +77,54 @@ class DomainRestarter:
         self._bays = bays
         self._ledger = ledger
         self._connect = connect
+        self._rehearse = rehearse
         self._replan = replan
+        self._serving = serving
         self._quickest = quickest
         self._former: DomainMaker | None = None
-        self._spare: Domain | None = None
+        self._spare: Incarnation | None = None
         self._preparing: asyncio.Task[None] | None = None
-        self._launching = False
-        self._fenced: list[Incarnation] = []
-        self._unwanted: list[Domain] = []
+        self._loading = False
+        self._stale = False
+        self._ended: list[Incarnation] = []
         self._log = structlog.get_logger()
 
     @property
     def spare_ready(self) -> bool:
-        """Whether a spare waits."""
-        return self._spare is not None and not self._spare.ended
+        """Whether a spare waits, configured and paused."""
+        return self._spare is not None and not self._spare.domain.ended and self._preparing is None
 
     @property
     def spare_pid(self) -> int | None:
-        """The process of the spare, if one waits."""
-        return self._spare.pid if self._spare is not None else None
+        """The process of the spare, if there is one."""
+        return self._spare.domain.pid if self._spare is not None else None
+
+    def fenced(self, number: int) -> Incarnation | None:
+        """An incarnation that was fenced and not yet cleared up."""
+        return next((old for old in reversed(self._ended) if old.number == number), None)
 
     async def fence(self) -> None:
         """Kill the live domain and wait until it can touch nothing. Raises ReapError."""
         if self.live is None:
             return
+        self._serving(None)
         self.live.silence()
         await self.live.domain.fence()
         self._ledger.drop_domain(self.live.bay)
-        self._fenced.append(self.live)
+        self._ended.append(self.live)
         self.live = None
 
     async def restart(self, incarnation: int) -> Restarted:
         """Make the other bay's domain the live one. Raises LaunchError and others if none can be made."""
         bay = self._free_bay()
-        await self._await_preparation()
-        if self._unwanted:
-            await self._drop_spare()
-        domain, means = await self._next(bay)
-        try:
-            self.switched = self._bays.switch(bay)
-            self._ledger.hold_domain(bay, domain)
-            self._ledger.record(incarnation=incarnation, bay=bay)
-            live = self._connect(domain, incarnation, bay)
-            live.open()
-            await domain.run()
-        except BaseException:
-            await domain.destroy()
-            raise
-        self.live = live
-        return Restarted(means, domain.pid)
+        await self._await_spare()
+        self.live, means = await self._next(bay, incarnation)
+        self.switched = self._bays.switch(bay)
+        self._ledger.hold_domain(bay, self.live.domain)
+        self._ledger.record(incarnation=incarnation, bay=bay)
+        await self.live.domain.run()
+        self._serving(self.live)
+        return Restarted(means, self.live.domain.pid)
 
     def adopt(self, incarnation: Incarnation) -> None:
         """Take an incarnation over that another supervisor started."""
@@ -119,21 +133,23 @@ class DomainRestarter:
     async def stage(self, kernel: str | None) -> None:
         """Have a domain wait that a planned restart will use: another kernel's, or a fresh one of the same plan."""
         if kernel is None:
-            await self._await_preparation()
+            if self._preparing is not None:
+                await asyncio.wait({self._preparing}, timeout=SPARE_WAIT_SECONDS)
             return
         await self._cancel_preparation()
-        await self._drop_spare()
+        self._end_spare()
+        await self._clear_ended()
         try:
             maker = await self._replan(kernel)
             try:
-                spare = await maker.restore(self._bays.descriptors(self._free_bay()), spare=True)
+                await self._load_spare(maker)
             except BaseException:
                 maker.close()
                 raise
         except BaseException:
             self.served()
             raise
-        self._former, self.maker, self._spare = self.maker, maker, spare
+        self._former, self.maker = self.maker, maker
 
     def unstage(self) -> None:
         """Go back to the plan that served before ``stage``; what waits of the other one is dropped."""
@@ -141,48 +157,61 @@ class DomainRestarter:
             return
         self.maker.close()
         self.maker, self._former = self._former, None
-        if self._spare is not None:
-            self._unwanted.append(self._spare)
-            self._spare = None
+        self._end_spare()
 
     def served(self) -> None:
         """The live incarnation serves: clear up after the old one and prepare the next spare, in the background."""
         if self._former is not None:
             self._former.close()
             self._former = None
-        if self._preparing is None or self._preparing.done():
+        if self._preparing is None:
             self._preparing = asyncio.create_task(self._prepare(), name="prepare-spare")
+            self._preparing.add_done_callback(self._prepared)
+
+    def refresh_spare(self) -> None:
+        """The recorded state changed: the spare has to learn of it."""
+        self._stale = True
+        self.served()
 
     async def close(self) -> None:
         """Fence and release all domains. Raises ReapError if one can't be reaped."""
         await self._cancel_preparation()
-        await self._drop_spare()
+        self._end_spare()
         await self.fence()
-        await self._clear_fenced()
+        await self._clear_ended()
         self.maker.close()
 
     def _free_bay(self) -> int:
         return 1 - int(self._ledger.facts.get("bay", 1))
 
-    async def _next(self, bay: int) -> tuple[Domain, Means]:
-        """A domain that stands still, ready to serve. The old bay is free: its domain was fenced."""
+    async def _next(self, bay: int, number: int) -> tuple[Incarnation, Means]:
+        """A domain that is ready to serve. The old bay is free: its domain was fenced."""
         if self._spare is not None:
             spare, self._spare = self._spare, None
-            if not spare.ended:
+            if not spare.domain.ended:
+                spare.appoint(number)
                 return spare, Means.SPARE
-            await spare.destroy()
-        if not self.maker.plan.snapshottable or self._quickest is Means.COLD:
-            return await self._boot(bay), Means.COLD
+            self._ended.append(spare)
+        await self._clear_ended()
         attachments = self._bays.descriptors(bay)
-        try:
-            return await self.maker.restore(attachments, spare=False), Means.RESTORE
-        except (LaunchError, MonitorError, OSError, ValueError) as error:
-            self._log.warning("snapshot unusable, made anew", error=str(error))
-            self.maker.discard_snapshot()
-        return await self.maker.restore(attachments, spare=False), Means.COLD
+        with self._bays.launching():
+            if not self.maker.plan.snapshottable or self._quickest is Means.COLD:
+                return self._open(await self._boot(attachments), number, bay), Means.COLD
+            try:
+                domain, means = await self.maker.restore(attachments, spare=False), Means.RESTORE
+            except (LaunchError, MonitorError, OSError, ValueError) as error:
+                self._log.warning("snapshot unusable, made anew", error=str(error))
+                self.maker.discard_snapshot()
+                domain, means = await self.maker.restore(attachments, spare=False), Means.COLD
+        return self._open(domain, number, bay), means
 
-    async def _boot(self, bay: int) -> Domain:
-        domain = await self.maker.boot(self._bays.descriptors(bay))
+    def _open(self, domain: Domain, number: int, bay: int) -> Incarnation:
+        incarnation = self._connect(domain, number, bay)
+        incarnation.open()
+        return incarnation
+
+    async def _boot(self, attachments: Mapping[str, int]) -> Domain:
+        domain = await self.maker.boot(attachments)
         try:
             self.maker.facts = await self.maker.bring_up(domain)
         except BaseException:
@@ -191,48 +220,73 @@ class DomainRestarter:
         return domain
 
     async def _prepare(self) -> None:
+        """Until a spare waits that knows the recorded state."""
         await asyncio.sleep(SETTLE_SECONDS)
-        await self._clear_fenced()
+        await self._clear_ended()
         if self._quickest is not Means.SPARE or not self.maker.plan.snapshottable:
             return
-        while not self.spare_ready:
-            await self._drop_spare()
-            self._launching = True
+        while self._spare is None or self._spare.domain.ended or self._stale:
+            self._stale = False
             try:
-                bay = self._free_bay()
-                self._spare = await self.maker.restore(self._bays.descriptors(bay), spare=True)
-                self._ledger.hold_domain(bay, self._spare)
-            except (NooksError, OSError, ValueError) as error:
-                self._launching = False
+                if self._spare is None or self._spare.domain.ended:
+                    self._end_spare()
+                    await self._clear_ended()
+                    await self._load_spare(self.maker)
+                else:
+                    await self._rehearse_spare(self._spare)
+            except (NooksError, XpcError, OSError, ValueError) as error:
                 self._log.warning("no spare", error=str(error))
+                self._end_spare()
                 await asyncio.sleep(SPARE_RETRY_SECONDS)
-            finally:
-                self._launching = False
 
-    async def _await_preparation(self) -> None:
-        """A spare that is nearly there is quicker than a domain of one's own."""
-        if self._preparing is None or self._preparing.done():
+    async def _load_spare(self, maker: DomainMaker) -> None:
+        bay = self._free_bay()
+        self._loading = True
+        try:
+            with self._bays.launching():
+                domain = await maker.restore(self._bays.descriptors(bay), spare=True)
+            self._ledger.hold_domain(bay, domain)
+            self._spare = self._open(domain, SPARE, bay)
+        finally:
+            self._loading = False
+        await self._rehearse_spare(self._spare)
+
+    async def _rehearse_spare(self, spare: Incarnation) -> None:
+        await spare.domain.run(niceness=PREPARING_NICENESS)
+        await self._rehearse(spare)
+        await spare.domain.pause()
+
+    def _prepared(self, task: "asyncio.Task[None]") -> None:
+        self._preparing = None
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("preparing a spare failed", error=repr(task.exception()))
+
+    async def _await_spare(self) -> None:
+        """A spare that is nearly loaded is quicker than a domain of one's own; a rehearsal is not waited for."""
+        if self._preparing is None:
             return
-        if self._launching:
-            await asyncio.wait({self._preparing}, timeout=SPARE_WAIT_SECONDS)
+        deadline = asyncio.get_running_loop().time() + SPARE_WAIT_SECONDS
+        while self._loading and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.001)
         await self._cancel_preparation()
 
     async def _cancel_preparation(self) -> None:
         if self._preparing is not None:
-            self._preparing.cancel()
-            await asyncio.gather(self._preparing, return_exceptions=True)
+            task = self._preparing
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             self._preparing = None
 
-    async def _drop_spare(self) -> None:
+    def _end_spare(self) -> None:
         if self._spare is not None:
-            self._unwanted.append(self._spare)
+            self._spare.silence()
+            self._ended.append(self._spare)
             self._spare = None
-        while self._unwanted:
-            await self._unwanted[-1].destroy()
-            self._unwanted.pop()
 
-    async def _clear_fenced(self) -> None:
-        while self._fenced:
-            old = self._fenced.pop()
+    async def _clear_ended(self) -> None:
+        """Release what was fenced, and fence what was not: a spare that is no longer wanted."""
+        while self._ended:
+            old = self._ended[-1]
             await old.close()
-            await old.domain.release()
+            await old.domain.destroy()
+            self._ended.pop()

@@ -22,6 +22,7 @@ from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperClient
 from nooks.ledger import Ledger
 from nooks.nook import Nook, assemble
+from nooks.nook_commands import commands
 
 
 def main() -> int:
@@ -81,9 +82,9 @@ class _Supervisor:
             await nook.close()
             return self._fail(NooksError(f"internal error: {error!r}", "see the nook's log"))
         self._say({"result": result})
-        handlers = nook.handlers() | {"stop": self._handle_stop(nook)}
+        handlers = commands(nook) | {"stop": self._handle_stop(nook)}
         async with ControlServer(self._control, handlers):
-            await self._stop.wait()
+            await self._until_stopped(nook)
             if nook.alive:
                 await nook.stop(force=self._force)
         await nook.close()
@@ -108,6 +109,12 @@ class _Supervisor:
             return starting.result()
         finally:
             stopped.cancel()
+
+    async def _until_stopped(self, nook: Nook) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (self._stop, nook.ended)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
 
     def _fail(self, error: NooksError) -> int:
         self._say({"error": {"message": error.message, "fix": error.fix, "exit_code": error.exit_code}})

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 
 KEPT_BYTES = 64 * 1024
+UNPRINTABLE = re.compile(r"[^\n\t -~]")
 
 
 class Console:
@@ -40,8 +42,8 @@ class Console:
         """What is kept, drained up to now, as printable text."""
         if self.socket.fileno() >= 0:
             self.drain()
-        text = self._kept.decode("utf-8", errors="replace").replace("\r", "")
-        return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+        text = self._kept.decode("ascii", errors="replace").replace("\r", "")
+        return UNPRINTABLE.sub("?", text)
 
     def close(self) -> None:
         """Stop draining and close the socket. Safe to call twice."""

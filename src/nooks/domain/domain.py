@@ -192,10 +192,14 @@ class Domain:
         """Wait for the QEMU process to end by itself; False after ``within_seconds``."""
         return await wait_readable(self.handles.pidfd, within_seconds)
 
-    async def run(self, *, priority: int = 0) -> None:
-        """Let the domain's CPU run (``cont``), at full priority. Raises MonitorError."""
-        self._set_niceness(priority)
+    async def run(self, *, niceness: int = 0) -> None:
+        """Let the domain's CPU run (``cont``), at full priority unless it is a spare's. Raises MonitorError."""
+        self._set_niceness(niceness)
         await self._monitor.execute("cont")
+
+    async def pause(self) -> None:
+        """Let the domain's CPU stand still (``stop``), until ``run``. Raises MonitorError."""
+        await self._monitor.execute("stop")
 
     async def status(self) -> str:
         """QEMU's run state (``running``, ``paused``, ``guest-panicked`` ...). Raises MonitorError."""

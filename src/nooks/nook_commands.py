@@ -1,0 +1,133 @@
+"""What the control socket's commands do with a running nook (all but ``stop``, which is the supervisor's)."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from nooks.host.errors import InputError, NooksError, StateError
+from nooks.nook import Nook
+from nooks.xpc.errors import ChannelClosed, XpcError
+from nooks.xpc.messages import CRASHES, Crash
+
+CRASH_SECONDS = 10.0
+
+Arguments = dict[str, Any]
+Command = Callable[[Arguments], Awaitable[Any]]
+
+
+def commands(nook: Nook) -> dict[str, Command]:
+    """The commands by name; each takes the request's arguments, returns JSON, raises NooksError."""
+    table: dict[str, Callable[[Nook, Arguments], Awaitable[Any]]] = {
+        "status": _status,
+        "restart": _restart,
+        "rearm": _rearm,
+        "set": _set,
+        "crash": _crash,
+        "inject": _inject,
+        "metrics": _metrics,
+    }
+    return {name: _bound(nook, function) for name, function in table.items()}
+
+
+def _bound(nook: Nook, function: Callable[[Nook, Arguments], Awaitable[Any]]) -> Command:
+    async def command(arguments: Arguments) -> Any:  # noqa: ANN401 - any JSON
+        return await function(nook, arguments)
+
+    return command
+
+
+async def _status(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    del arguments
+    counts = nook.manager.counts
+    return {
+        **nook.result(),
+        "state": nook.manager.state,
+        "incarnation": nook.manager.incarnation,
+        "failures": counts.failures,
+        "recoveries": counts.recoveries,
+        "last_recovery_seconds": counts.last_recovery_seconds,
+        "last_means": counts.last_means,
+        "last_step_seconds": counts.last_step_seconds,
+        "spare_pid": nook.restarter.spare_pid,
+        "spare_ready": nook.restarter.spare_ready,
+        "kernel": nook.image["kernel"],
+        "device": nook.spec.device,
+        "accelerator": nook.restarter.maker.plan.accelerator.name,
+    }
+
+
+async def _restart(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    await nook.planned(arguments.get("kernel"), arguments.get("image"))
+    return nook.result()
+
+
+async def _rearm(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    del arguments
+    await nook.manager.rearm()
+    return nook.result()
+
+
+async def _set(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    settings = arguments.get("settings")
+    if not isinstance(settings, dict) or not settings:
+        raise InputError("no setting was given", "write KEY=VALUE, such as ring.rx=512")
+    return {"name": nook.spec.name, "settings": await nook.side.set(settings)}
+
+
+async def _crash(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    how = str(arguments.get("how"))
+    live = nook.running()
+    if how not in (*CRASHES, "freeze", "kill"):
+        raise InputError(f"no way to fail is called {how!r}", f"one of {', '.join((*CRASHES, 'freeze', 'kill'))}")
+    nook.commanded(live.number, how)
+    if how == "kill":
+        live.domain.kill_process()
+    elif how == "freeze":
+        live.domain.stop_process()
+    else:
+        try:
+            await live.channel.request(Crash(how), CRASH_SECONDS)
+        except ChannelClosed:
+            pass  # it died before its answer got out
+        except XpcError as error:
+            raise NooksError(f"the agent did not do it: {error}", "see 'nooks status'") from error
+    return {"name": nook.spec.name, "how": how, "incarnation": live.number}
+
+
+async def _inject(nook: Nook, arguments: Arguments) -> list[dict[str, Any]]:
+    # The injector is a user of the product: it is loaded only where faults are asked for.
+    from nooks.faults.gdb import DebugStub
+    from nooks.faults.injector import inject
+
+    live = nook.running()
+    if not nook.spec.debug:
+        raise StateError(f"{nook.spec.name} runs without a debug stub", "start it with --debug")
+    module = nook.image["load_order"][-1]
+    name = module.removesuffix(".ko").replace("-", "_")
+    nook.watcher.pause()
+    try:
+        stub = await DebugStub.open(live.domain.handles.sockets["debug"].dup())
+        try:
+            faults = await inject(
+                stub,
+                Path(nook.image["module_files"][module]),
+                nook.restarter.maker.facts["sections"][name],
+                str(arguments.get("type")),
+                int(arguments.get("count") or 1),
+                int(arguments.get("seed") or 0),
+            )
+        finally:
+            await stub.close()
+    finally:
+        nook.watcher.unpause()
+    nook.commanded(live.number, "inject")
+    return faults
+
+
+async def _metrics(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    return {
+        **await _status(nook, arguments),
+        **nook.side.facts(),
+        "planned": nook.manager.counts.planned,
+        "lost_events": nook.journal.lost,
+    }

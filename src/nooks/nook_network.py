@@ -1,0 +1,269 @@
+"""The class ``network``, put together: its endpoint, wire, shadow and detectors, around whatever incarnation serves."""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+from nooks.device.emulated import host_side_network, network_card
+from nooks.endpoint.ledger import Ledger as Changes
+from nooks.endpoint.tap import TapEndpoint
+from nooks.endpoint.watch import Watch
+from nooks.endpoint.wire import Wire, parse_wire
+from nooks.host.errors import InputError, NooksError
+from nooks.incarnation import Incarnation
+from nooks.ledger import Ledger
+from nooks.recovery.protocols import EventSink
+from nooks.shadow.log import Log, StateFile
+from nooks.shadow.network import DriverState, LinkState, NetworkShadow
+from nooks.shadow.readback import Outcome
+from nooks.spec import Spec
+from nooks.xpc.channel import Channel
+from nooks.xpc.errors import XpcError, XpcTimeout
+from nooks.xpc.messages import Apply, Link, Message, Read, Resume
+from nooks.xpc.settings import Settings
+
+ANSWER_SECONDS = 10.0
+"""How long the agent may take over a request: a driver's reset takes seconds, on a busy host longer."""
+
+CARRIER_SECONDS = 5.0
+"""How long a spare waits for its card's carrier: drivers look at the link every two seconds."""
+
+SHADOW_LOG, CHANGES_LOG, ENDPOINT_QUEUE = "shadow.log", "endpoint.changes", "endpoint.queue"
+
+
+class NoAnswer(NooksError):  # noqa: N818 - the name says what happened
+    """The agent did not answer, or its channel is closed."""
+
+
+class NetworkSide:
+    """What a network nook has beside its domains. ``events`` records; ``removed`` is told if the interface goes."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        ledger: Ledger,
+        endpoint: TapEndpoint,
+        wire: Wire,
+        log: Log,
+        *,
+        events: EventSink,
+        live: Callable[[], Incarnation | None],
+        removed: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._live = live
+        self.endpoint = endpoint
+        self.wire = wire
+        self.log = log
+        self.shadow = NetworkShadow(self, endpoint, log, events)
+        self.changed: Callable[[], None] = lambda: None
+        self._watch = Watch(endpoint, self._user_changed, removed)
+        self._watching = contextlib.AsyncExitStack()
+
+    @classmethod
+    async def open(
+        cls,
+        spec: Spec,
+        ledger: Ledger,
+        *,
+        adopting: bool,
+        events: EventSink,
+        live: Callable[[], Incarnation | None],
+        removed: Callable[[], None],
+    ) -> "NetworkSide":
+        """Make endpoint and wire, or take over those of a dead supervisor. Raises NooksError; nothing is left then."""
+        if spec.network.address == "dhcp":
+            raise InputError('address = "dhcp" is not supported', "run a DHCP client on the interface")
+        parts = _adopt_parts(spec, ledger) if adopting else await _make_parts(spec, ledger)
+        side = cls(spec, ledger, *parts, events=events, live=live, removed=removed)
+        try:
+            if not adopting:
+                side._set_up()
+            await side._watching.enter_async_context(side._watch)
+        except BaseException:
+            await side.close()
+            raise
+        return side
+
+    def _set_up(self) -> None:
+        addresses = self._spec.network.address
+        self.endpoint.configure(addresses, up=True if addresses else None)
+        self.shadow.seed({"mac": self.endpoint.observe()["mac"]})
+
+    # -- what a domain needs ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def hardware(spec: Spec) -> tuple[str, ...]:
+        """QEMU's arguments for the two ends of the data path."""
+        device = spec.parsed_device
+        return (*host_side_network(), *network_card(device.model, device.options))
+
+    def descriptors(self, bay: int) -> Mapping[str, int]:
+        """A bay is a queue of the interface and one of the wire."""
+        return {"host": self.endpoint.queue_fds[bay], "wire": self.wire.queue_fds[bay]}
+
+    @contextlib.contextmanager
+    def launching(self) -> Generator[None]:
+        """A QEMU that starts sets the TAP's offloads: not the user's doing."""
+        with self.endpoint.features_held():
+            yield
+
+    def switch(self, bay: int) -> dict[str, Any]:
+        """Frames that waited go to the new domain; on the wire they are lost, as on any cable, or moved as well."""
+        host, wire = self.endpoint.switch(bay), self.wire.switch(bay)
+        return {"moved": host.moved, "lost": host.lost, "wire_moved": wire.moved, "wire_lost": wire.lost}
+
+    # -- the shadow's DriverPort: the agent of whichever incarnation is live -----------------------------------
+
+    async def apply(self, settings: Settings) -> Outcome:
+        """Have the driver take some settings."""
+        reply = await self._request(lambda channel: channel.request(Apply(settings), ANSWER_SECONDS))
+        self.changed()
+        return Outcome(reply.readback, reply.refused)
+
+    async def resume(self, incarnation: int, settings: Settings) -> Outcome:
+        """Tell a driver that starts who it is and all its settings."""
+        reply = await self._request(lambda channel: channel.request(_resume(incarnation, settings), ANSWER_SECONDS))
+        return Outcome(reply.readback, reply.refused)
+
+    async def read(self) -> DriverState:
+        """The driver's present state."""
+        reply = await self._request(lambda channel: channel.request(Read(), ANSWER_SECONDS))
+        return DriverState(reply.readback, LinkState(reply.carrier, reply.speed, reply.duplex), reply.statistics)
+
+    async def rehearse(self, spare: Incarnation) -> None:
+        """Bring a spare to the log's state, link included. Cancelled, it leaves the agent's answer to arrive."""
+        asked = asyncio.ensure_future(spare.channel.request(_resume(spare.number, self.log.target()), ANSWER_SECONDS))
+        asked.add_done_callback(_forget)
+        carrier = (await asyncio.shield(asked)).carrier
+        deadline = time.monotonic() + CARRIER_SECONDS
+        while not carrier and self.shadow.link.carrier and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+            looked = asyncio.ensure_future(spare.channel.request(Read(), ANSWER_SECONDS))
+            looked.add_done_callback(_forget)
+            carrier = (await asyncio.shield(looked)).carrier
+
+    async def _request(self, ask: Callable[[Channel], Any]) -> Any:  # noqa: ANN401 - each request has its own reply
+        live = self._live()
+        if live is None:
+            raise NoAnswer("there is no driver at the moment", "try again in a second")
+        try:
+            return await ask(live.channel)
+        except XpcTimeout as error:
+            raise NoAnswer(f"the agent does not answer: {error}") from error
+        except XpcError as error:
+            raise NoAnswer(f"the agent did not do it: {error}") from error
+
+    # -- what is heard -----------------------------------------------------------------------------------------
+
+    def begin(self, incarnation: int) -> None:
+        """A new incarnation serves."""
+
+    def end(self) -> None:
+        """Nothing serves."""
+
+    def counters(self, counters: dict[str, int]) -> None:
+        """The agent's counters arrived."""
+
+    def heard(self, message: Message) -> None:
+        """The live agent says something."""
+        if isinstance(message, Link):
+            self.shadow.link_changed(LinkState(message.carrier, message.speed, message.duplex))
+
+    def _user_changed(self, settings: Settings) -> None:
+        self.shadow.changed(settings)
+        self.changed()
+
+    # -- what people ask ---------------------------------------------------------------------------------------
+
+    async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """``nooks set``: returns what the driver took."""
+        accepted = await self.shadow.set(settings)
+        self.changed()
+        return dict(accepted)
+
+    def result(self) -> dict[str, Any]:
+        """What ``start`` tells of the endpoint."""
+        return {"interface": self.endpoint.name}
+
+    def facts(self) -> dict[str, Any]:
+        """Figures for ``status`` and ``metrics``."""
+        return {
+            "requests": self.shadow.counters.by_request(),
+            "frames_moved": self.endpoint.moved,
+            "frames_dropped": self.endpoint.dropped,
+            "carrier": self.shadow.link.carrier,
+            "speed_mbits": self.shadow.link.speed,
+        }
+
+    async def close(self) -> None:
+        """Give everything back. Safe to call twice."""
+        await self._watching.aclose()
+        await self.shadow.close()
+        await self.wire.close()
+        self.endpoint.close()
+
+
+def _resume(incarnation: int, settings: Settings) -> Resume:
+    return Resume(
+        incarnation=incarnation,
+        nonce=secrets.token_hex(16),
+        time_ns=time.time_ns(),
+        entropy=secrets.token_hex(32),
+        settings=settings,
+    )
+
+
+def _forget(future: "asyncio.Future[Any]") -> None:
+    """Retrieve the error of a request that nobody may be waiting for any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def _make_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Log]:
+    changes = StateFile.create("nooks-changes")
+    endpoint = TapEndpoint.create(spec.name, mac=_mac_of(spec.name), ledger=Changes(changes.store))
+    try:
+        wire = await Wire.open(parse_wire(spec.network.wire))
+    except BaseException:
+        endpoint.close()
+        changes.close()
+        raise
+    log = StateFile.create("nooks-log")
+    ledger.give(CHANGES_LOG, changes.fileno())
+    ledger.give(SHADOW_LOG, log.fileno())
+    for bay, queue in enumerate(endpoint.queue_fds):
+        ledger.give(f"{ENDPOINT_QUEUE}{bay}", queue)
+    for key, descriptor in wire.descriptors.items():
+        ledger.give(key, descriptor)
+    return endpoint, wire, Log(log)
+
+
+def _adopt_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Log]:
+    changes = StateFile.from_fd(ledger.take(CHANGES_LOG))
+    queues = [ledger.take(f"{ENDPOINT_QUEUE}{bay}") for bay in range(2)]
+    endpoint = TapEndpoint.adopt(queues, Changes(changes.store, changes.load()))
+    held = {key: ledger.take(key) for key in ledger.held() if key.startswith("wire.")}
+    wire = Wire.adopt(parse_wire(spec.network.wire), held)
+    return endpoint, wire, Log(StateFile.from_fd(ledger.take(SHADOW_LOG)))
+
+
+def _mac_of(name: str) -> str:
+    """A locally administered address that this machine's nook of this name always gets (IEEE 802, section 8.4)."""
+    with open("/etc/machine-id" if _has_machine_id() else "/proc/sys/kernel/random/boot_id") as file:
+        seed = file.read().strip()
+    digest = hashlib.sha256(f"nooks {seed} {name}".encode()).digest()
+    return bytes([digest[0] & 0xFC | 0x02, *digest[1:6]]).hex(":")
+
+
+def _has_machine_id() -> bool:
+    try:
+        with open("/etc/machine-id") as file:
+            return bool(file.read().strip())
+    except OSError:
+        return False
