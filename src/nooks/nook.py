@@ -150,6 +150,7 @@ class Nook:
         """Bring up the first incarnation; returns CONTRACT's result of ``start``. Raises NooksError."""
         await self.manager.start()
         self._watch_keeper()
+        await self.side.serving()
         return self.result()
 
     async def adopt(self) -> dict[str, Any]:
@@ -160,6 +161,7 @@ class Nook:
         failure = await self._adopt_domain(number, bay)
         await self.manager.adopt(number, failure)
         self._watch_keeper()
+        await self.side.serving()
         return self.result()
 
     async def stop(self, *, force: bool = False) -> None:

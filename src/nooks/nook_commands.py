@@ -79,7 +79,8 @@ async def _crash(nook: Nook, arguments: Arguments) -> dict[str, Any]:
     live = nook.running()
     if how not in (*CRASHES, "freeze", "kill"):
         raise InputError(f"no way to fail is called {how!r}", f"one of {', '.join((*CRASHES, 'freeze', 'kill'))}")
-    nook.commanded(live.number, how)
+    if how in ("kill", "freeze"):
+        nook.commanded(live.number, how)
     if how == "kill":
         live.domain.kill_process()
     elif how == "freeze":
@@ -87,6 +88,7 @@ async def _crash(nook: Nook, arguments: Arguments) -> dict[str, Any]:
     else:
         try:
             await live.channel.request(Crash(how), CRASH_SECONDS)
+            nook.commanded(live.number, how)  # the agent answers just before it happens
         except ChannelClosed:
             pass  # it died before its answer got out
         except XpcError as error:

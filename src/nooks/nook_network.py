@@ -13,13 +13,13 @@ from nooks.endpoint.ledger import Ledger as Changes
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.watch import Watch
 from nooks.endpoint.wire import Wire, parse_wire
-from nooks.host.errors import InputError, NooksError
+from nooks.host.errors import NooksError
 from nooks.incarnation import Incarnation
 from nooks.ledger import Ledger
 from nooks.recovery.protocols import EventSink
 from nooks.shadow.log import Log, StateFile
-from nooks.shadow.network import DriverState, LinkState, NetworkShadow
-from nooks.shadow.readback import Outcome
+from nooks.shadow.network import DriverState, NetworkShadow
+from nooks.shadow.readback import LinkState, Outcome
 from nooks.spec import Spec
 from nooks.xpc.channel import Channel
 from nooks.xpc.errors import XpcError, XpcTimeout
@@ -77,8 +77,6 @@ class NetworkSide:
         removed: Callable[[], None],
     ) -> "NetworkSide":
         """Make endpoint and wire, or take over those of a dead supervisor. Raises NooksError; nothing is left then."""
-        if spec.network.address == "dhcp":
-            raise InputError('address = "dhcp" is not supported', "run a DHCP client on the interface")
         parts = _adopt_parts(spec, ledger) if adopting else await _make_parts(spec, ledger)
         side = cls(spec, ledger, *parts, events=events, live=live, removed=removed)
         try:
@@ -91,9 +89,16 @@ class NetworkSide:
         return side
 
     def _set_up(self) -> None:
-        addresses = self._spec.network.address
-        self.endpoint.configure(addresses, up=True if addresses else None)
+        address = self._spec.network.address
+        self.endpoint.configure(() if address == "dhcp" else address, up=True if address else None)
         self.shadow.seed({"mac": self.endpoint.observe()["mac"]})
+
+    async def serving(self) -> None:
+        """The first incarnation serves, or a supervisor took over: what needs the network can be done now."""
+        if self._spec.network.address == "dhcp":
+            from nooks.endpoint.dhcp import leased
+
+            await self._watching.enter_async_context(leased(self.endpoint.name))
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
@@ -129,7 +134,9 @@ class NetworkSide:
     async def resume(self, incarnation: int, settings: Settings) -> Outcome:
         """Tell a driver that starts who it is and all its settings."""
         reply = await self._request(lambda channel: channel.request(_resume(incarnation, settings), ANSWER_SECONDS))
-        return Outcome(reply.readback, reply.refused)
+        speed, duplex = reply.readback.get("link.speed", -1), reply.readback.get("link.duplex", "unknown")
+        link = LinkState(reply.carrier, speed if isinstance(speed, int) else -1, str(duplex))
+        return Outcome(reply.readback, reply.refused, link)
 
     async def read(self) -> DriverState:
         """The driver's present state."""

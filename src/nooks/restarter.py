@@ -286,7 +286,10 @@ class DomainRestarter:
     async def _clear_ended(self) -> None:
         """Release what was fenced, and fence what was not: a spare that is no longer wanted."""
         while self._ended:
-            old = self._ended[-1]
-            await old.close()
-            await old.domain.destroy()
-            self._ended.pop()
+            old = self._ended.pop()
+            try:
+                await old.close()
+                await old.domain.destroy()
+            except BaseException:
+                self._ended.append(old)
+                raise

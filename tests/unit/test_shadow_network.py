@@ -20,10 +20,10 @@ from nooks.shadow.network import (
     SEND_BEYOND,
     SET,
     EndpointPort,
-    LinkState,
     Mode,
     NetworkShadow,
 )
+from nooks.shadow.readback import LinkState
 from nooks.shadow.strategies import Strategy
 
 

@@ -18,6 +18,7 @@ from nooks.domain.qemu import OVERHEAD_BYTES, Plan, command
 from nooks.domain.snapshot import Snapshot, new_memory
 from nooks.host.cgroup import Cgroup
 from nooks.host.errors import NooksError
+from nooks.host.hardening import expose_to_oom_killer
 from nooks.host.process import (
     Confinement,
     Process,
@@ -167,8 +168,10 @@ class Domain:
                     extra_group=plan.accelerator.group,
                 ),
             )
+            ours.callback(process.kill_now)  # whatever fails from here on must not leave it behind
             cgroup = Cgroup.create(f"{jail.cgroup_prefix}-{name}", plan.memory_bytes + OVERHEAD_BYTES)
             cgroup.add(process.pid)
+            expose_to_oom_killer(process.pid)
             ours.pop_all()
         os.set_blocking(stderr, False)
         handles = Handles(process.pidfd, sockets, cgroup.path)

@@ -19,7 +19,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,9 +113,7 @@ def is_sound(place: Path, *, watch: Collection[str] | None = None, thorough: boo
     if found is None:
         return False
     names = found.files if watch is None else watch
-    return all(
-        name in found.files and _is_intact(place / name, found.files[name], thorough=thorough) for name in names
-    )
+    return all(name in found.files and _is_intact(place / name, found.files[name], thorough=thorough) for name in names)
 
 
 def discard(kind: str, key: str) -> None:
@@ -171,7 +169,7 @@ def write_file(path: Path, content: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Generator[None]:
     """Hold an advisory lock named by ``path`` (a file beside it is locked) for the length of a block."""
     with _explained(path.parent), _locked(path):
         yield
@@ -289,12 +287,13 @@ def _sweep(locked: Path) -> None:
 
 # --- locks ------------------------------------------------------------------------------------------------------
 
+
 def _lock_path(place: Path) -> Path:
     return place.parent / f".lock.{place.name}"
 
 
 @contextlib.contextmanager
-def _locked(place: Path, *, wait: bool = True) -> Iterator[None]:
+def _locked(place: Path, *, wait: bool = True) -> Generator[None]:
     path = _lock_path(place)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -357,7 +356,7 @@ def _full_error(place: Path) -> DiskFullError:
 
 
 @contextlib.contextmanager
-def _explained(place: Path) -> Iterator[None]:
+def _explained(place: Path) -> Generator[None]:
     """Turn what the system says about the cache directory into errors for users."""
     try:
         yield

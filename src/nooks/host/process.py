@@ -6,7 +6,6 @@ by the parent, handed over, and closed in the parent by whoever made them.
 
 import asyncio
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -103,6 +102,12 @@ class Process:
         await kill(self.pidfd, within_seconds=within_seconds)
         self._popen.wait()
 
+    def kill_now(self) -> None:
+        """SIGKILL, reap and close without an event loop to wait in; for undoing a launch that failed half-way."""
+        self.send_signal(signal.SIGKILL)
+        self._popen.wait()
+        self.close()
+
     async def terminate(self, *, within_seconds: float = TERMINATE_SECONDS) -> None:
         """SIGTERM, and SIGKILL for what does not end by it; reaped in any case."""
         self.send_signal(signal.SIGTERM)
@@ -129,8 +134,8 @@ def spawn(
 ) -> Process:
     """Start a program that goes on beside us.
 
-    ``confinement`` is put in front as a chain of exec calls (nsenter, setpriv), so that the pid stays the same and
-    no Python code runs between fork and exec. Raises ProcessError if the program is missing.
+    ``confinement`` is put in front as a chain of exec calls (nsenter, prlimit, setpriv), so that the pid stays and no
+    Python code runs between fork and exec. Raises ProcessError if the program is missing.
     """
     command = list(argv)
     descriptors = list(pass_fds)
@@ -149,16 +154,19 @@ def spawn(
         )
     except FileNotFoundError:
         raise ProcessError(f"{command[0]} is not installed", "run 'nooks doctor'") from None
-    process = Process(popen)
-    if confinement is not None:
-        _limit(process.pid, confinement)
-    return process
+    return Process(popen)
 
 
 def _confined(command: list[str], confinement: Confinement) -> list[str]:
     return [
         "nsenter",
         f"--net=/proc/self/fd/{confinement.network}",
+        "--",
+        "prlimit",
+        f"--as={confinement.address_space_bytes}",
+        f"--fsize={WRITTEN_FILE_BYTES}",
+        "--core=0",
+        "--nofile=256",
         "--",
         "setpriv",
         f"--reuid={confinement.user_id}",
@@ -170,20 +178,6 @@ def _confined(command: list[str], confinement: Confinement) -> list[str]:
         "--",
         *command,
     ]
-
-
-def _limit(pid: int, confinement: Confinement) -> None:
-    limits = (
-        (resource.RLIMIT_AS, confinement.address_space_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, WRITTEN_FILE_BYTES),
-        (resource.RLIMIT_NOFILE, 256),
-    )
-    for limit, value in limits:
-        try:
-            resource.prlimit(pid, limit, (value, value))
-        except ProcessLookupError:
-            return
 
 
 def send_signal(pidfd: int, number: signal.Signals) -> None:

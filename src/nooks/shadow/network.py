@@ -16,7 +16,7 @@ from nooks.host.errors import InputError, NooksError, StateError
 from nooks.recovery.protocols import EventSink
 from nooks.shadow.errors import BusyError, Mismatch, ReplayMismatch, SettingRefused
 from nooks.shadow.log import Log
-from nooks.shadow.readback import Outcome, Verdict, judge, same
+from nooks.shadow.readback import LinkState, Outcome, Verdict, judge, same
 from nooks.shadow.strategies import Counters, Row, Strategy, StrategyTable
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.settings import Settings, check_settings, to_json
@@ -56,15 +56,6 @@ _TRANSITIONS = {
     Mode.ACTIVE: {Mode.ACTIVE, Mode.PASSIVE, Mode.DEGRADED},
     Mode.DEGRADED: {Mode.ACTIVE, Mode.DEGRADED},
 }
-
-
-@dataclass(frozen=True)
-class LinkState:
-    """What the card says of its cable; ``speed`` in Mbit/s or -1, ``duplex`` half, full or unknown."""
-
-    carrier: bool
-    speed: int = -1
-    duplex: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -171,7 +162,10 @@ class NetworkShadow:
             verdict = judge(recorded, outcome)
             _raise_mismatches(recorded, outcome, verdict)
             queued, refused = await self._replay_pending()
-            self._last = await self._driver.read()
+            if queued or outcome.link is None:
+                self._last = await self._driver.read()
+            else:
+                self._last = DriverState(outcome.readback, outcome.link, self._last.statistics)
             self._mirror()
         return {
             "settings": len(recorded),

@@ -13,11 +13,24 @@ _FILTERS = ("multicast", "vlans")
 
 
 @dataclass(frozen=True)
+class LinkState:
+    """What the card says of its cable; ``speed`` in Mbit/s or -1, ``duplex`` half, full or unknown."""
+
+    carrier: bool
+    speed: int = -1
+    duplex: str = "unknown"
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """A driver's answer: the present value of what can be read, and why some keys were not taken."""
+    """A driver's answer: the present value of what can be read, and why some keys were not taken.
+
+    ``link`` is the cable's state if the answer tells it.
+    """
 
     readback: Settings
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    link: LinkState | None = None
 
 
 @dataclass(frozen=True)
