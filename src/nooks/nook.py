@@ -107,6 +107,7 @@ class Nook:
             events=self._record,
             live=lambda: self.restarter.live,
             removed=self._removed,
+            report=self._report,
         )
         self._tracker.own("endpoint", self.side.close)
         self.watcher = Watcher(self._clock, self._report, self.side)

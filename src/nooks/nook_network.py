@@ -13,10 +13,15 @@ from nooks.endpoint.ledger import Ledger as Changes
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.watch import Watch
 from nooks.endpoint.wire import Wire, parse_wire
+from nooks.failure.network import NetworkDetector
+from nooks.failure.probe import NeighbourProber
+from nooks.failure.report import ReportSink
+from nooks.host.clock import SystemClock
 from nooks.host.errors import NooksError
 from nooks.incarnation import Incarnation
 from nooks.ledger import Ledger
 from nooks.recovery.protocols import EventSink
+from nooks.recovery.steps import host_load_factor
 from nooks.shadow.log import Log, StateFile
 from nooks.shadow.network import DriverState, NetworkShadow
 from nooks.shadow.readback import LinkState, Outcome
@@ -53,8 +58,12 @@ class NetworkSide:
         events: EventSink,
         live: Callable[[], Incarnation | None],
         removed: Callable[[], None],
+        report: ReportSink,
     ) -> None:
         self._spec = spec
+        self._clock = SystemClock()
+        prober = NeighbourProber(spec.name, self._clock)
+        self._detector = NetworkDetector(prober, self._clock, report, load=host_load_factor)
         self._ledger = ledger
         self._live = live
         self.endpoint = endpoint
@@ -75,10 +84,11 @@ class NetworkSide:
         events: EventSink,
         live: Callable[[], Incarnation | None],
         removed: Callable[[], None],
+        report: ReportSink,
     ) -> "NetworkSide":
         """Make endpoint and wire, or take over those of a dead supervisor. Raises NooksError; nothing is left then."""
         parts = _adopt_parts(spec, ledger) if adopting else await _make_parts(spec, ledger)
-        side = cls(spec, ledger, *parts, events=events, live=live, removed=removed)
+        side = cls(spec, ledger, *parts, events=events, live=live, removed=removed, report=report)
         try:
             if not adopting:
                 side._set_up()
@@ -170,16 +180,20 @@ class NetworkSide:
 
     def begin(self, incarnation: int) -> None:
         """A new incarnation serves."""
+        self._detector.begin(incarnation, self._clock.monotonic())
 
     def end(self) -> None:
         """Nothing serves."""
+        self._detector.end()
 
     def counters(self, counters: dict[str, int]) -> None:
         """The agent's counters arrived."""
+        self._detector.counters(counters, self._clock.monotonic())
 
     def heard(self, message: Message) -> None:
         """The live agent says something."""
         if isinstance(message, Link):
+            self._detector.carrier(message.carrier, self._clock.monotonic())
             self.shadow.link_changed(LinkState(message.carrier, message.speed, message.duplex))
 
     def _user_changed(self, settings: Settings) -> None:
@@ -211,6 +225,7 @@ class NetworkSide:
     async def close(self) -> None:
         """Give everything back. Safe to call twice."""
         await self._watching.aclose()
+        await self._detector.close()
         await self.shadow.close()
         await self.wire.close()
         self.endpoint.close()

@@ -1,6 +1,13 @@
 """Devices that QEMU emulates, as arguments for a domain's plan. Knows no driver; any model of QEMU's will do."""
 
+import tomllib
+from functools import cache
+from pathlib import Path
+
 from nooks.host.errors import InputError
+
+MODELS = Path(__file__).with_name("models.toml")
+"""Rows of data: what a model is told unless the user says otherwise."""
 
 RESERVED = ("netdev", "id", "bus", "drive", "audiodev", "mac")
 """Options that we set ourselves, so that a user's can't lead around a wall."""
@@ -14,8 +21,14 @@ def device_argument(model: str, options: tuple[tuple[str, str], ...], **own: str
     for key, _ in options:
         if key in RESERVED:
             raise InputError(f"the device option {key!r} is set by nooks itself", "leave it out")
-    parts = [model, *(f"{key}={value}" for key, value in (*own.items(), *options))]
+    chosen = _defaults().get(model, {}) | dict(options)
+    parts = [model, *(f"{key}={value}" for key, value in (*own.items(), *chosen.items()))]
     return "-device", literal(",".join(parts))
+
+
+@cache
+def _defaults() -> dict[str, dict[str, str]]:
+    return tomllib.loads(MODELS.read_text(encoding="utf-8"))
 
 
 def literal(text: str) -> str:

@@ -1,0 +1,170 @@
+"""The network class inside the domain: finds the driver's interface and wires it to the host's.
+
+``host0`` is the virtio interface, whose other end is the host's TAP; ``nic0`` belongs to the driver. Whatever
+one receives goes out of the other, in the kernel; no address, no IPv6, nothing of our own on the wire.
+"""
+
+import os
+import select
+import time
+
+from nooks.agent import system
+from nooks.agent.netlink import IFF_PROMISC, IFF_UP, IFLA_IFNAME, IFLA_TXQLEN, LinkMonitor, Netlink, attribute, text
+from nooks.agent.network_settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+HOST, NIC = "host0", "nic0"
+_DEVICES = "/sys/class/net"
+_APPEAR_TIMEOUT_SECONDS = 10.0
+_CARRIER_TIMEOUT_SECONDS = 10.0
+_QUEUE_PACKETS = 1000
+_PCI_COMMAND = 4
+_PCI_COMMAND_MASTER = 0x4
+_NO_IPV6 = ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/default/disable_ipv6")
+
+
+class Network:
+    """The one network device of this domain."""
+
+    def __init__(self) -> None:
+        for path in _NO_IPV6:
+            try:  # noqa: SIM105 - contextlib costs too much here
+                system.write(path, "1")
+            except OSError:
+                pass  # a kernel without IPv6
+        self._netlink = Netlink()
+        self._monitor = LinkMonitor()
+        self._driver = ""
+        self._settings: Settings  # from bring_up on
+        self._reported: tuple[bool, int, str] | None = None
+
+    def bring_up(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
+        """See the ``bring_up`` message. Raises OSError if no interface of a device appears in time."""
+        started = time.monotonic()
+        nic = _wait_for_interface(virtio=False)
+        host = _wait_for_interface(virtio=True)
+        self._driver = os.path.basename(os.readlink(f"{_DEVICES}/{nic}/device/driver"))  # noqa: PTH115, PTH119
+        host_index, nic_index = self._name(host, HOST), self._name(nic, NIC)
+        self._netlink.redirect(host_index, nic_index)
+        self._netlink.redirect(nic_index, host_index)
+        self._settings = Settings(self._netlink, nic_index, NIC, host_index)
+        queue = attribute(IFLA_TXQLEN, _QUEUE_PACKETS.to_bytes(4, "little"))
+        self._netlink.change(host_index, queue, flags=IFF_UP | IFF_PROMISC, mask=IFF_UP | IFF_PROMISC)
+        appeared = time.monotonic()
+        _, refused = self._settings.apply({"up": True, **wanted})
+        if wanted.get("up", True):
+            self._wait_for_carrier()
+        link = self._settings.link()
+        speed, duplex = self._report()
+        return {
+            "interface": NIC,
+            "driver": self._driver,
+            "mac": link.mac,
+            "carrier": link.carrier,
+            "speed": speed,
+            "duplex": duplex,
+            "seconds": {"probe": appeared - started, "link": time.monotonic() - appeared},
+            "readback": self._settings.read(),
+            "refused": refused,
+        }
+
+    def apply(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
+        """Make the settings so."""
+        readback, refused = self._settings.apply(wanted)
+        return {"readback": readback, "refused": refused, "carrier": self._settings.carrier()}
+
+    def read(self) -> "dict[str, Any]":
+        """The present state."""
+        link = self._settings.link()
+        speed, duplex = self._settings.speed_and_duplex()
+        return {
+            "readback": self._settings.read(),
+            "carrier": link.carrier,
+            "speed": speed,
+            "duplex": duplex,
+            "statistics": link.statistics(),
+        }
+
+    def counters(self) -> "dict[str, str]":
+        """Packets in and out on both sides."""
+        return {
+            f"{side}_{way}": f"{_DEVICES}/{side}{0}/statistics/{way}_packets"
+            for side in ("host", "nic")
+            for way in ("rx", "tx")
+        }
+
+    def silence(self) -> None:
+        """Forbid the card to reach memory, behind the driver's back (PCI command register, bus master)."""
+        descriptor = os.open(f"{_DEVICES}/{NIC}/device/config", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            command = int.from_bytes(os.pread(descriptor, 2, _PCI_COMMAND), "little")
+            os.pwrite(descriptor, (command & ~_PCI_COMMAND_MASTER).to_bytes(2, "little"), _PCI_COMMAND)
+        finally:
+            os.close(descriptor)
+
+    def fileno(self) -> int:
+        """Readable when the kernel has news of an interface."""
+        return self._monitor.fileno()
+
+    def events(self) -> "list[dict[str, Any]]":
+        """A ``link`` event if carrier, speed or duplex have changed."""
+        self._monitor.drain()
+        before = self._reported
+        speed, duplex = self._report()
+        if self._reported == before:
+            return []
+        assert self._reported is not None
+        return [{"type": "link", "carrier": self._reported[0], "speed": speed, "duplex": duplex}]
+
+    def _report(self) -> "tuple[int, str]":
+        """Note the link's state as that which the host knows; speed and duplex."""
+        carrier = self._settings.carrier()
+        speed, duplex = self._settings.speed_and_duplex() if carrier else (-1, "unknown")
+        self._reported = (carrier, speed, duplex)
+        return speed, duplex
+
+    def _name(self, interface: str, name: str) -> int:
+        """Rename an interface; its index."""
+        index = int(system.read(f"{_DEVICES}/{interface}/ifindex"))
+        if interface != name:
+            self._netlink.change(index, text(IFLA_IFNAME, name))
+        return index
+
+    def _wait_for_carrier(self) -> None:
+        deadline = time.monotonic() + _CARRIER_TIMEOUT_SECONDS
+        poller = select.poll()
+        poller.register(self._monitor.fileno(), select.POLLIN)
+        while not self._settings.carrier():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not poller.poll(remaining * 1000):
+                return
+            self._monitor.drain()
+
+
+def create() -> Network:
+    """The class's entry point for the agent."""
+    return Network()
+
+
+def _wait_for_interface(virtio: bool) -> str:
+    """The first interface of a device, whose bus is virtio or is not."""
+    deadline = time.monotonic() + _APPEAR_TIMEOUT_SECONDS
+    while True:
+        for name in sorted(os.listdir(_DEVICES)):  # noqa: PTH208 - pathlib costs too much here
+            bus = _bus(name)
+            if bus and (bus == "virtio") == virtio:
+                return name
+        if time.monotonic() > deadline:
+            raise OSError(19, "no network interface of a device appeared", "virtio" if virtio else "driver")
+        time.sleep(0.002)
+
+
+def _bus(interface: str) -> str:
+    """The bus that an interface's device is on; empty for virtual interfaces."""
+    try:
+        return os.path.basename(os.readlink(f"{_DEVICES}/{interface}/device/subsystem"))  # noqa: PTH115, PTH119
+    except OSError:
+        return ""

@@ -1,0 +1,79 @@
+"""The commands: where each one's code is, what it does in a line, and examples. Importing this costs nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command. ``target`` is ``module:attribute``, a function or a typer app with commands of its own."""
+
+    target: str
+    summary: str
+    examples: tuple[str, ...] = ()
+
+
+COMMANDS: dict[str, Entry] = {
+    "doctor": Entry(
+        "nooks.cli.doctor:doctor",
+        "Say what this machine can do, and how to mend what it can't.",
+        ("nooks doctor", "nooks doctor --json"),
+    ),
+    "drivers": Entry(
+        "nooks.cli.drivers:drivers", "List the known drivers.", ("nooks drivers", "nooks drivers --class network")
+    ),
+    "start": Entry(
+        "nooks.cli.start:start",
+        "Start a nook, adopt one whose supervisor died, or re-arm a degraded one.",
+        (
+            "nooks start --name nic0 --driver e1000 --address dhcp",
+            "nooks start --name nic0 --driver e100 --device emulated:i82550 --wire tap:wire0@lab",
+            "nooks start ./nic0.toml --memory 160M",
+            "nooks start nic0                # adopt or re-arm",
+        ),
+    ),
+    "stop": Entry(
+        "nooks.cli.lifecycle:stop",
+        "Stop a nook and give back all that it held.",
+        ("nooks stop nic0", "nooks stop nic0 --force"),
+    ),
+    "restart": Entry(
+        "nooks.cli.lifecycle:restart",
+        "Planned failover, also to another kernel's driver.",
+        ("nooks restart nic0", "nooks restart nic0 --kernel host"),
+    ),
+    "status": Entry(
+        "nooks.cli.lifecycle:status", "Show one nook or all of them.", ("nooks status", "nooks status nic0 --json")
+    ),
+    "set": Entry(
+        "nooks.cli.lifecycle:set_settings",
+        "Change settings that the host endpoint can't carry.",
+        ("nooks set nic0 ring.rx=512 ring.tx=512", "nooks set nic0 coalesce.rx_usecs=50 pause.autoneg=off"),
+    ),
+    "events": Entry(
+        "nooks.cli.records:events",
+        "Show the journal.",
+        ("nooks events", "nooks events nic0 --follow", "nooks events --event failed --json"),
+    ),
+    "postmortem": Entry(
+        "nooks.cli.records:postmortem",
+        "Show what is known of a failure.",
+        ("nooks postmortem nic0", "nooks postmortem nic0 3 --json"),
+    ),
+    "metrics": Entry("nooks.cli.metrics:metrics", "Print the metrics of all nooks for Prometheus.", ("nooks metrics",)),
+    "crash": Entry(
+        "nooks.cli.failing:crash",
+        "Fail a nook's domain on purpose.",
+        ("nooks crash nic0 --how panic", "nooks crash nic0 --how hang"),
+    ),
+    "inject": Entry(
+        "nooks.cli.failing:inject",
+        "Change the live code of a nook's driver.",
+        ("nooks inject nic0 --type text --count 5 --seed 7",),
+    ),
+    "demo": Entry("nooks.cli.experiments:demo", "Crash a driver while applications use it.", ("nooks demo",)),
+    "bench": Entry(
+        "nooks.cli.experiments:bench",
+        "Measure recovery and throughput.",
+        ("nooks bench recovery --driver e1000 --count 50", "nooks bench network --json"),
+    ),
+}

@@ -1,0 +1,115 @@
+"""``nooks start``: the keys of a specification as flags."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nooks.cli.options import DriverOption, Json, complete_nooks
+from nooks.cli.output import emit, seconds
+from nooks.cli.progress import TerminalProgress
+from nooks.host.errors import InputError
+
+_STARTED_FIELD = 19
+"""``starttime`` among the fields after the command's name in /proc/PID/stat, counted from 0 (proc(5))."""
+
+
+def start(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SPEC|NAME]",
+            help="A specification file (with a / or ending in .toml), or the name of a nook.",
+            autocompletion=complete_nooks,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="The nook and its interface.")] = None,
+    driver: DriverOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="DEVICE", help="emulated:MODEL[,option=value...]; default: the driver's own."),
+    ] = None,
+    driver_class: Annotated[
+        str | None, typer.Option("--class", metavar="CLASS", help="The class of a driver that is not a known one.")
+    ] = None,
+    kernel: Annotated[
+        str | None, typer.Option("--kernel", metavar="KERNEL", help="debian, host, a version or a directory.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="The domain's memory, such as 128M.")
+    ] = None,
+    debug: Annotated[
+        bool | None, typer.Option("--debug/--no-debug", help="The debug stub that 'nooks inject' needs.")
+    ] = None,
+    wire: Annotated[
+        str | None,
+        typer.Option("--wire", metavar="WIRE", help="Where the cable ends: user or tap:IFNAME[@NETNS]."),
+    ] = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option("--address", metavar="ADDRESS", help="dhcp, or an address with its prefix; may be repeated."),
+    ] = None,
+    intensity: Annotated[
+        int | None, typer.Option("--intensity", metavar="N", help="Failures in a period before it gives up.")
+    ] = None,
+    period_seconds: Annotated[
+        float | None, typer.Option("--period-seconds", metavar="SECONDS", help="That period.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Start a nook; returns when applications can use it.
+
+    A driver, its device and a name make a nook; so does a specification file, whose keys the options override. With
+    only the name of a nook, one whose supervisor died is adopted and a degraded one is re-armed.
+    """
+    flags = {
+        "name": name,
+        "driver": driver,
+        "device": device,
+        "class": driver_class,
+        "kernel": kernel,
+        "memory": memory,
+        "debug": debug,
+        "network.wire": wire,
+        "network.address": "dhcp" if address == ["dhcp"] else address,
+        "restart.intensity": intensity,
+        "restart.period_seconds": period_seconds,
+    }
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    with TerminalProgress(enabled=not json) as progress:
+        result = _start(target, given, progress)
+    result["ready_seconds"] = round(_age_seconds(), 3)
+    emit(result, as_json=json, text=lambda: print(_sentence(result)))
+
+
+def _start(target: str | None, given: dict[str, Any], progress: TerminalProgress) -> dict[str, Any]:
+    from nooks import launch, spec
+    from nooks.cli import ahead
+
+    if target is not None and ("/" in target or target.endswith(".toml")):
+        return launch.start(spec.load(Path(target), given), progress, standby=ahead.take())
+    if target is not None:
+        if given.setdefault("name", target) != target:
+            raise InputError(f"two names were given, {target} and {given['name']}", "give one")
+        spec.check_name(target)
+        if len(given) == 1:
+            return launch.resume(target, progress, standby=ahead.take())
+    return launch.start(spec.from_flags(given), progress, standby=ahead.take())
+
+
+def _age_seconds() -> float:
+    """For how long this process has run: what the user waited."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[_STARTED_FIELD]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    endpoints = ("interface", "block_device", "sink", "source")
+    what = ", ".join(f"{kind.replace('_', ' ')} {result[kind]}" for kind in endpoints if result.get(kind))
+    return (
+        f"{result['name']} runs: {what}, driver {result['driver']}, ready after {seconds(result['ready_seconds'])} "
+        f"(supervisor {result.get('pid')}, domain {result.get('domain_pid')})"
+    )

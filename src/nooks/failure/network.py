@@ -1,0 +1,292 @@
+"""Silent failure of a network driver: the domain lives and beats, but packets don't move.
+
+Suspicion comes from the counters that heartbeats carry; a probe (does a known neighbour still answer?) settles it, for
+silence alone proves nothing: a link may be idle, unplugged, one-way, or its peer gone.
+
+- *Transmit*: the host hands packets over and the driver's counter stands still.
+- *Receive*: the driver's counter stands still while the host sends, or at once after a busy time (a download whose
+  receiver has nothing to send).
+
+An unanswered probe must be confirmed by the counters: the domain took our question from the host, and yet nothing
+moved. A neighbour that vanished looks the same, so after one restart on this evidence the next needs proof that the
+link had worked since, or a pause that doubles.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from nooks.failure.report import FailureReport, Reason, ReportSink
+from nooks.host.clock import Clock
+
+_log = structlog.get_logger(__name__)
+
+
+class Prober(Protocol):
+    """Asks a neighbour that answered recently for a sign of life."""
+
+    async def probe(self, timeout_seconds: float) -> bool | None:
+        """True: it answered. False: it didn't within ``timeout_seconds``. None: there is nobody to ask."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkLimits:
+    """When to suspect, and how long to trust."""
+
+    still_seconds: float = 0.25
+    """A counter that stands still this long while it shouldn't is worth a question."""
+    sent_packets: int = 2
+    """So many must have gone out unanswered."""
+    busy_packets: int = 10
+    """So many received between two samples are a busy link, and prove that it works."""
+    ebb_seconds: float = 1.5
+    """A few more may be received this long after a busy time, before silence."""
+    probe_seconds: float = 0.5
+    """How long a neighbour has for its answer on an idle machine."""
+    stuck_seconds: float = 1.5
+    """The domain beats and yet doesn't take the question from the host for this long."""
+    unasked_seconds: float = 4.5
+    """Transmission stands still this long with nobody to ask: drivers may count late, every two seconds or so."""
+    unasked_packets: int = 5
+    """... and at least so many packets wait."""
+    settle_seconds: float = 1.0
+    """After a restart, or when the cable is plugged in, the other end may need this long."""
+    trust_seconds: float = 1.0
+    longest_trust_seconds: float = 8.0
+    """After an answer nothing is asked for a while, which doubles while nothing but answers arrives."""
+    retry_seconds: float = 60.0
+    longest_retry_seconds: float = 3600.0
+    """The pause between restarts that didn't help."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Packets: what the domain took from (``host_rx``) and gave to the host, what the driver sent and received."""
+
+    host_rx: int
+    host_tx: int
+    nic_rx: int
+    nic_tx: int
+
+    @classmethod
+    def parse(cls, counters: Mapping[str, int]) -> "Counters | None":
+        """None if one of the four is missing: not every heartbeat carries them."""
+        try:
+            return cls(counters["host_rx"], counters["host_tx"], counters["nic_rx"], counters["nic_tx"])
+        except KeyError:
+            return None
+
+    def went_back(self, before: "Counters") -> bool:
+        """A driver that resets its card may begin to count anew."""
+        return self.host_rx < before.host_rx or self.nic_rx < before.nic_rx or self.nic_tx < before.nic_tx
+
+
+@dataclass
+class _Flow:
+    """What moved, and since when what stands still."""
+
+    last: Counters
+    tx_moved_at: float
+    rx_moved_at: float
+    waiting: int = 0
+    sent: int = 0
+    busy_at: float | None = None
+
+    def take(self, sample: Counters, now: float, busy_packets: int) -> bool:
+        """Account for a sample; returns whether the link was busy receiving."""
+        handed, sent, received = (
+            sample.host_rx - self.last.host_rx,
+            sample.nic_tx - self.last.nic_tx,
+            sample.nic_rx - self.last.nic_rx,
+        )
+        self.last = sample
+        busy = received >= busy_packets
+        if sent:
+            self.tx_moved_at, self.waiting = now, 0
+        else:
+            self.waiting += handed
+        if received:
+            self.rx_moved_at, self.sent = now, 0
+            self.busy_at = now if busy else self.busy_at
+        else:
+            self.sent += handed
+        return busy
+
+    def fell_silent(self, within_seconds: float) -> bool:
+        """Whether the last that was received was (about) the end of a busy time."""
+        return self.busy_at is not None and self.rx_moved_at - self.busy_at <= within_seconds
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What the counters said when the probe was sent."""
+
+    asked_at: float
+    before: Counters
+    unanswered: bool = False
+
+
+class NetworkDetector:
+    """Watches the live incarnation of one network nook; lives across incarnations, for what it learnt must.
+
+    Args:
+        prober: settles suspicions.
+        clock: for the times of verdicts.
+        report: where they go.
+        load: how many times longer an answer may take now.
+    """
+
+    def __init__(
+        self,
+        prober: Prober,
+        clock: Clock,
+        report: ReportSink,
+        *,
+        limits: NetworkLimits | None = None,
+        load: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        self._prober = prober
+        self._clock = clock
+        self._report = report
+        self._limits = limits or NetworkLimits()
+        self._load = load
+        self._incarnation: int | None = None
+        self._flow: _Flow | None = None
+        self._question: _Question | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._carrier = True
+        self._quiet_until = 0.0
+        self._trust = self._limits.trust_seconds
+        self._proven = True
+        self._retry = self._limits.retry_seconds
+        self._next_verdict_at = 0.0
+
+    def begin(self, incarnation: int, now: float) -> None:
+        """``incarnation`` serves from now on."""
+        self.end()
+        self._incarnation = incarnation
+        self._quiet_until = now + self._limits.settle_seconds
+
+    def end(self) -> None:
+        """Nothing serves: nothing is judged, and a probe under way is dropped."""
+        self._incarnation = None
+        self._flow = None
+        self._question = None
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
+
+    async def close(self) -> None:
+        """End, and wait until the probe under way has ended as well."""
+        probing = self._probing
+        self.end()
+        if probing is not None:
+            await asyncio.wait({probing})
+
+    def carrier(self, up: bool, now: float) -> None:
+        """The cable was plugged in or out; without one nothing is expected to move."""
+        if up and not self._carrier:
+            self._quiet_until = now + self._limits.settle_seconds
+        self._carrier = up
+        self._flow = None
+        self._question = None
+
+    def counters(self, counters: Mapping[str, int], now: float) -> None:
+        """The agent's counters arrived (every 500 ms at least; the verdict's delay is up to three such times)."""
+        sample = Counters.parse(counters)
+        if self._incarnation is None or sample is None:
+            return
+        if self._flow is None or sample.went_back(self._flow.last):
+            self._flow = _Flow(sample, now, now)
+            self._question = None
+            return
+        if self._flow.take(sample, now, self._limits.busy_packets):
+            self._works(now, quiet_seconds=0.0)
+            self._trust = self._limits.trust_seconds
+        if self._probing is not None or not self._carrier:
+            return
+        if self._question is not None and self._question.unanswered:
+            self._confirm(self._flow, self._question, now)
+        elif now >= self._quiet_until and self._suspicious(self._flow, now):
+            self._flow.busy_at = None
+            self._question = _Question(now, sample)
+            self._probing = asyncio.create_task(self._ask(self._question))
+
+    def _suspicious(self, flow: _Flow, now: float) -> bool:
+        still = self._limits.still_seconds
+        transmit = flow.waiting > 0 and now - flow.tx_moved_at >= still
+        unanswered = flow.sent >= self._limits.sent_packets
+        receive = now - flow.rx_moved_at >= still and (unanswered or flow.fell_silent(self._limits.ebb_seconds))
+        return transmit or receive
+
+    async def _ask(self, question: _Question) -> None:
+        """Probe, and note what came of it; never raises but by cancellation."""
+        try:
+            answered = await self._prober.probe(self._limits.probe_seconds * max(1.0, self._load()))
+        except OSError as error:
+            _log.warning("probe failed", error=str(error))
+            answered = None
+        self._probing = None
+        now = self._clock.monotonic()
+        if self._question is not question or self._flow is None:
+            return
+        if answered is False:
+            self._question = _Question(question.asked_at, question.before, unanswered=True)
+            return
+        self._question = None
+        if answered:
+            self._works(now, quiet_seconds=self._trust)
+            self._trust = min(2 * self._trust, self._limits.longest_trust_seconds)
+        else:
+            self._quiet_until = now + self._limits.trust_seconds
+            self._judge_unasked(self._flow, now)
+
+    def _confirm(self, flow: _Flow, question: _Question, now: float) -> None:
+        """The probe wasn't answered: do the counters agree?"""
+        if flow.last.host_rx == question.before.host_rx:
+            if now - question.asked_at >= self._limits.stuck_seconds:
+                self._verdict(Reason.NO_PROGRESS, "the domain takes nothing from the host", flow, now)
+        elif flow.last.nic_tx == question.before.nic_tx:
+            self._verdict(Reason.NO_PROGRESS, "the driver sends nothing", flow, now)
+        elif flow.last.nic_rx == question.before.nic_rx:
+            self._verdict(Reason.NO_ANSWER, "no neighbour answers and nothing is received", flow, now)
+        else:
+            self._question = None
+            self._quiet_until = now + self._limits.trust_seconds
+
+    def _judge_unasked(self, flow: _Flow, now: float) -> None:
+        """Nobody can be asked: only a long standstill of a counter that is known to count convicts."""
+        still = now - flow.tx_moved_at >= self._limits.unasked_seconds
+        if still and flow.waiting >= self._limits.unasked_packets and flow.last.nic_tx > 0:
+            self._verdict(Reason.NO_PROGRESS, "the driver sends nothing, and nobody can be asked", flow, now)
+
+    def _works(self, now: float, *, quiet_seconds: float) -> None:
+        self._proven = True
+        self._retry = self._limits.retry_seconds
+        self._quiet_until = now + quiet_seconds
+
+    def _verdict(self, reason: Reason, why: str, flow: _Flow, now: float) -> None:
+        self._question = None
+        if self._incarnation is None:
+            return
+        if not self._proven and now < self._next_verdict_at:
+            self._quiet_until = now + self._limits.longest_trust_seconds
+            _log.info("no verdict", why=why, cause="the last restart for this didn't help")
+            return
+        if not self._proven:
+            self._retry = min(2 * self._retry, self._limits.longest_retry_seconds)
+        self._proven = False
+        self._next_verdict_at = now + self._retry
+        detail = {
+            "why": why,
+            "waiting_packets": flow.waiting,
+            "sent_packets": flow.sent,
+            "transmit_still_seconds": round(now - flow.tx_moved_at, 3),
+            "receive_still_seconds": round(now - flow.rx_moved_at, 3),
+        }
+        incarnation, self._incarnation = self._incarnation, None
+        self._report(FailureReport(incarnation, reason, now, "network", detail))

@@ -1,0 +1,338 @@
+"""Every message that crosses the boundary, as a typed value. Host side only.
+
+What a domain sends is parsed here with bounds; anything that does not fit is a ProtocolError. The agent,
+for which importing dataclasses would cost a tenth of a second, handles the same messages as plain objects.
+
+A request's payload carries its ``type`` beside its fields, an event's likewise; a reply's does not: the
+request says what it must be.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from nooks.xpc import checks
+from nooks.xpc.checks import Check
+from nooks.xpc.errors import ProtocolError
+from nooks.xpc.settings import SPEED_UNKNOWN, Settings, SettingValue, check_settings, setting_key
+
+_UINT32 = 2**32 - 1
+_UINT64 = 2**64 - 1
+_SECONDS = checks.number(0, 3600)
+_SPEED = checks.integer(SPEED_UNKNOWN, 2**31 - 1)
+_DUPLEX = checks.choice("half", "full", "unknown")
+_REFUSED = checks.mapping(setting_key, checks.text(500), 256)
+_PACKETS = checks.mapping(checks.matching("[a-z0-9_]+", 64), checks.integer(0, _UINT64), 64)
+_NONCE = checks.matching("[0-9a-f]*", 64)
+_MODULE = checks.matching(r"[A-Za-z0-9_-]+\.ko", 128)
+_PARAMETERS = checks.text(1000)
+_CLASS = checks.choice("network", "block", "sound")
+CRASHES = ("panic", "oops", "hang", "halt", "agent", "leak", "silent")
+COUNTERS = ("host_rx", "host_tx", "nic_rx", "nic_tx")
+
+
+class Message:
+    """Base of all messages: subclasses are frozen dataclasses with one check per field in CHECKS."""
+
+    TYPE: ClassVar[str] = ""
+    CHECKS: ClassVar[Mapping[str, Check[Any]]]
+
+    @classmethod
+    def parse(cls, payload: object) -> Self:
+        """A message from an untrusted JSON object (without ``type``). Raises ProtocolError."""
+        try:
+            return cls(**checks.record(cls.CHECKS, payload))
+        except ProtocolError as error:
+            raise ProtocolError(f"{cls.__name__}: {error}") from None
+
+    def to_payload(self) -> dict[str, object]:
+        """The JSON object that ``parse`` takes."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Message):
+        return value.to_payload()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+R = TypeVar("R", bound=Message)
+
+
+class Request(Message, Generic[R]):
+    """A message that asks for one reply of class REPLY."""
+
+    REPLY: ClassVar[type[Message]]
+
+
+def _module(value: object) -> "Module":
+    return Module.parse(value)
+
+
+@dataclass(frozen=True)
+class Module(Message):
+    """A kernel module in the image: its file name under /modules, and its parameters as one string."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"path": _MODULE, "parameters": _PARAMETERS}
+
+    path: str
+    parameters: str = ""
+
+
+@dataclass(frozen=True)
+class BringUpTimes(Message):
+    """Seconds spent: inserting modules, until the interface was there, until its carrier was."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"load": _SECONDS, "probe": _SECONDS, "link": _SECONDS}
+
+    load: float
+    probe: float
+    link: float
+
+
+@dataclass(frozen=True)
+class BringUpReply(Message):
+    """The driver is up. ``speed`` in Mbit/s or -1; ``readback`` is what driver and kernel say, no echo."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "interface": checks.text(64),
+        "driver": checks.text(64),
+        "mac": checks.mac,
+        "carrier": checks.boolean,
+        "speed": _SPEED,
+        "duplex": _DUPLEX,
+        "seconds": BringUpTimes.parse,
+        "readback": check_settings,
+        "refused": _REFUSED,
+    }
+
+    interface: str
+    driver: str
+    mac: str
+    carrier: bool
+    speed: int
+    duplex: str
+    seconds: BringUpTimes
+    readback: Settings
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class BringUp(Request[BringUpReply]):
+    """Insert the modules in order, find the device's interface (or disk, or card), make it ready."""
+
+    TYPE: ClassVar[str] = "bring_up"
+    REPLY: ClassVar[type[Message]] = BringUpReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "device_class": _CLASS,
+        "modules": checks.listing(_module, 64),
+        "settings": check_settings,
+    }
+
+    device_class: str
+    modules: tuple[Module, ...]
+    settings: Settings = field(default_factory=dict[str, SettingValue])
+
+
+@dataclass(frozen=True)
+class ApplyReply(Message):
+    """The actual state of every setting that the driver lets us read, and why others were not taken."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"readback": check_settings, "refused": _REFUSED}
+
+    readback: Settings
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Apply(Request[ApplyReply]):
+    """Make these settings so; those absent stay as they are."""
+
+    TYPE: ClassVar[str] = "apply"
+    REPLY: ClassVar[type[Message]] = ApplyReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"settings": check_settings}
+
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ResumeReply(Message):
+    """As ApplyReply, with the request's nonce; its frame carries the new incarnation."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "nonce": _NONCE,
+        "carrier": checks.boolean,
+        "readback": check_settings,
+        "refused": _REFUSED,
+    }
+
+    nonce: str
+    carrier: bool
+    readback: Settings
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Resume(Request[ResumeReply]):
+    """The first request after a start or restore: who the domain is now, what time it is, and all settings.
+
+    ``time_ns`` is CLOCK_REALTIME; ``entropy`` and ``nonce`` are hexadecimal and never used twice.
+    """
+
+    TYPE: ClassVar[str] = "resume"
+    REPLY: ClassVar[type[Message]] = ResumeReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "incarnation": checks.integer(0, _UINT32),
+        "nonce": _NONCE,
+        "time_ns": checks.integer(0, _UINT64),
+        "entropy": checks.matching("[0-9a-f]*", 1024),
+        "settings": check_settings,
+    }
+
+    incarnation: int
+    nonce: str
+    time_ns: int
+    entropy: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ReadReply(Message):
+    """The present state, read from driver and kernel; ``statistics`` are the interface's counters by name."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "readback": check_settings,
+        "carrier": checks.boolean,
+        "speed": _SPEED,
+        "duplex": _DUPLEX,
+        "statistics": _PACKETS,
+    }
+
+    readback: Settings
+    carrier: bool
+    speed: int
+    duplex: str
+    statistics: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Read(Request[ReadReply]):
+    """Ask for the present state."""
+
+    TYPE: ClassVar[str] = "read"
+    REPLY: ClassVar[type[Message]] = ReadReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {}
+
+
+@dataclass(frozen=True)
+class SyncReply(Message):
+    """The request's nonce: what follows in the stream was sent after it."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"nonce": _NONCE}
+
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Sync(Request[SyncReply]):
+    """The first request of a supervisor that adopts a domain."""
+
+    TYPE: ClassVar[str] = "sync"
+    REPLY: ClassVar[type[Message]] = SyncReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"nonce": _NONCE}
+
+    nonce: str
+
+
+@dataclass(frozen=True)
+class CrashReply(Message):
+    """Sent just before it happens. ``means`` says what exactly the agent is about to do."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"means": checks.text(200)}
+
+    means: str
+
+
+@dataclass(frozen=True)
+class Crash(Request[CrashReply]):
+    """Fail on purpose; ``how`` is one of CRASHES."""
+
+    TYPE: ClassVar[str] = "crash"
+    REPLY: ClassVar[type[Message]] = CrashReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"how": checks.choice(*CRASHES)}
+
+    how: str
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """Event: the agent is there. ``boot_seconds`` is the domain's own uptime."""
+
+    TYPE: ClassVar[str] = "hello"
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "kernel": checks.text(128),
+        "agent_version": checks.text(32),
+        "boot_seconds": checks.number(0, 1e9),
+    }
+
+    kernel: str
+    agent_version: str
+    boot_seconds: float
+
+
+@dataclass(frozen=True)
+class Link(Message):
+    """Event: the card's carrier, speed (Mbit/s or -1) or duplex changed."""
+
+    TYPE: ClassVar[str] = "link"
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "carrier": checks.boolean,
+        "speed": _SPEED,
+        "duplex": _DUPLEX,
+    }
+
+    carrier: bool
+    speed: int
+    duplex: str
+
+
+@dataclass(frozen=True)
+class Heartbeat(Message):
+    """A sign of life. ``counters``: now and then packets by COUNTERS' names since the start, else None."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"counters": checks.optional(_PACKETS)}
+
+    counters: dict[str, int] | None
+
+    @classmethod
+    def parse(cls, payload: object) -> Self:
+        """As Message.parse; an empty object is a beat without counters, which is nearly every one."""
+        return cls(None) if payload == {} else super().parse(payload)
+
+
+EVENTS: Mapping[str, type[Message]] = MappingProxyType({event.TYPE: event for event in (Hello, Link)})
+ERROR_TEXT = checks.text(2000)
+
+
+def request_payload(request: Request[Any]) -> dict[str, object]:
+    """A request's JSON object, with its ``type``."""
+    return {"type": request.TYPE, **request.to_payload()}
+
+
+def parse_event(payload: Mapping[str, object]) -> Message:
+    """The event in an event frame. Raises ProtocolError."""
+    kind = payload.get("type")
+    event = EVENTS.get(kind) if isinstance(kind, str) else None
+    if event is None:
+        raise ProtocolError(f"unknown event {ascii(kind)[:40]}")
+    return event.parse({key: value for key, value in payload.items() if key != "type"})
+
+
+def parse_error(payload: Mapping[str, object]) -> str:
+    """The text of an error frame. Raises ProtocolError."""
+    return checks.record({"message": ERROR_TEXT}, payload)["message"]

@@ -1,0 +1,362 @@
+"""Launching: names, keeper and supervisor processes, adoption, and that nothing is left behind.
+
+The supervisor's process is a stand-in (``fake_supervisor``), everything else is real.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nooks import claims, contact, drivers, ending, launch, standby
+from nooks.domain import qemu
+from nooks.drivers import Driver
+from nooks.host.errors import InputError, MachineError, NooksError, StateError
+from nooks.image.progress import Progress
+from nooks.keeper.start import reap_daemons
+from nooks.spec import Spec, from_flags
+
+CHECK_EMULATOR = launch.check_emulator
+SUBSTITUTE = """
+import sys
+sys.path.insert(0, {directory!r})
+import fake_supervisor, nooks
+sys.modules["nooks.supervisor"] = nooks.supervisor = fake_supervisor
+from nooks import standby
+sys.exit(standby.main())
+"""
+
+
+def children() -> set[int]:
+    """The live processes that descend from this one (daemons stay our children)."""
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == os.getpid() and fields[0] != "Z":
+                found.add(int(entry.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A run directory of our own; afterwards no process, descriptor or folder is left."""
+    run = tmp_path / "run"
+    monkeypatch.setenv("NOOKS_RUN_DIR", str(run))
+    monkeypatch.setenv("NOOKS_LOG_DIR", str(tmp_path / "log"))
+    monkeypatch.setenv("FAKE_SUPERVISOR", "ready")
+    command = ("-I", "-c", SUBSTITUTE.format(directory=str(Path(__file__).parent)))
+    monkeypatch.setattr(standby, "COMMAND", command)
+    monkeypatch.setattr(launch, "prepare_image", fake_image)
+    monkeypatch.setattr(launch, "check_machine", lambda spec: None)  # type: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(launch, "check_emulator", lambda spec: None)  # type: ignore[reportUnknownLambdaType]
+    before, descriptors = children(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    yield run
+    monkeypatch.setenv("NOOKS_RUN_DIR", str(run))  # whatever the test did to it: never touch the machine's own nooks
+    for name in list(claims.names()):
+        ending.stop(name, force=True)
+    eventually(lambda: children() <= before)
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    assert not run.exists() or list(run.iterdir()) == []
+
+
+def fake_image(spec: Spec, driver: Driver, progress: Progress) -> dict[str, Any]:
+    return {"kernel": "6.1"}
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        reap_daemons()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def spec(name: str = "nic0", driver: str = "e1000") -> Spec:
+    return from_flags({"name": name, "driver": driver})
+
+
+def has_keeper(name: str) -> bool:
+    keeper = contact.living(name)
+    if keeper is not None:
+        keeper.close()
+    return keeper is not None
+
+
+def kill(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+    os.close(pidfd)
+    reap_daemons()
+
+
+def test_start_status_stop(surroundings: Path) -> None:
+    result = launch.start(spec())
+    assert (result["name"], result["adopted"]) == ("nic0", False)
+    assert {path.name for path in (surroundings / "nic0").iterdir()} == {
+        "lock",
+        "control",
+        "keeper",
+        "spec.json",
+        "image.json",
+    }
+    assert json.loads((surroundings / "nic0/image.json").read_text())["kernel"] == "6.1"
+    assert os.getsid(result["pid"]) == result["pid"]
+    assert contact.status("nic0")["state"] == "running"
+    assert [row["name"] for row in contact.all_status()] == ["nic0"]
+    assert ending.stop("nic0") == {"name": "nic0", "state": "stopped"}
+    assert not (surroundings / "nic0").exists()
+    assert contact.all_status() == []
+    with pytest.raises(StateError, match="no nook nic0"):
+        ending.stop("nic0")
+
+
+def test_a_running_nook_is_not_started_again() -> None:
+    launch.start(spec())
+    with pytest.raises(StateError, match="nic0 runs already"):
+        launch.start(spec())
+    with pytest.raises(StateError, match="nic0 runs already"):
+        launch.resume("nic0")
+    assert contact.status("nic0")["state"] == "running"
+
+
+def test_two_starts_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow_image(*_: object) -> dict[str, Any]:
+        inside.set()
+        assert go_on.wait(20)
+        return {}
+
+    monkeypatch.setattr(launch, "prepare_image", slow_image)
+    results: list[dict[str, Any]] = []
+    first = threading.Thread(target=lambda: results.append(launch.start(spec())))
+    first.start()
+    assert inside.wait(20)
+    assert contact.status("nic0")["state"] == "starting"
+    with pytest.raises(StateError, match="another command is starting"):
+        launch.start(spec())
+    go_on.set()
+    first.join(20)
+    assert results[0]["name"] == "nic0"
+
+
+def test_an_orphan_is_adopted() -> None:
+    kill(launch.start(spec())["pid"])
+    assert contact.status("nic0")["state"] == "orphaned"
+    assert contact.status("nic0")["driver"] == "e1000"
+    result = launch.resume("nic0")
+    assert result["adopted"] is True
+    assert contact.status("nic0")["state"] == "running"
+
+
+def test_an_orphan_is_adopted_by_the_same_specification_only() -> None:
+    kill(launch.start(spec())["pid"])
+    with pytest.raises(StateError, match="another specification"):
+        launch.start(spec(driver="e100"))
+    assert launch.start(spec())["adopted"] is True
+
+
+@pytest.mark.parametrize("how", ["die", "refuse"])
+def test_an_adoption_that_fails_leaves_the_orphan(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    kill(launch.start(spec())["pid"])
+    monkeypatch.setenv("FAKE_SUPERVISOR", how)
+    with pytest.raises(NooksError):
+        launch.resume("nic0")
+    assert contact.status("nic0")["state"] == "orphaned"
+    monkeypatch.setenv("FAKE_SUPERVISOR", "ready")
+    assert launch.resume("nic0")["adopted"] is True
+
+
+def test_an_orphan_can_be_stopped(surroundings: Path) -> None:
+    kill(launch.start(spec())["pid"])
+    ending.stop("nic0")
+    assert not (surroundings / "nic0").exists()
+
+
+def test_force_stops_an_orphan_that_nobody_can_adopt(monkeypatch: pytest.MonkeyPatch, surroundings: Path) -> None:
+    kill(launch.start(spec())["pid"])
+    monkeypatch.setenv("FAKE_SUPERVISOR", "die")
+    with pytest.raises(NooksError):
+        ending.stop("nic0")
+    ending.stop("nic0", force=True)
+    assert not (surroundings / "nic0").exists()
+
+
+def test_force_ends_a_supervisor_that_hangs(monkeypatch: pytest.MonkeyPatch, surroundings: Path) -> None:
+    monkeypatch.setattr(ending, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(ending, "KILL_SECONDS", 2.0)
+    monkeypatch.setenv("FAKE_SUPERVISOR", "deaf")
+    launch.start(spec())
+    with pytest.raises(StateError, match="--force"):
+        ending.stop("nic0")
+    monkeypatch.setenv("FAKE_SUPERVISOR", "ready")
+    ending.stop("nic0", force=True)
+    assert not (surroundings / "nic0").exists()
+
+
+def test_a_degraded_nook_is_rearmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SUPERVISOR", "degraded")
+    launch.start(spec())
+    assert launch.resume("nic0")["rearmed"] is True
+
+
+def test_keeper_and_supervisor_both_dead(surroundings: Path) -> None:
+    result = launch.start(spec())
+    keeper = contact.living("nic0")
+    assert keeper is not None
+    kill(result["pid"])
+    keeper.quit()
+    keeper.close()
+    assert contact.status("nic0")["state"] == "stopped"
+    assert launch.resume("nic0")["adopted"] is False
+    assert (surroundings / "nic0/spec.json").exists()
+
+
+def test_the_supervisors_error_is_the_users(monkeypatch: pytest.MonkeyPatch, surroundings: Path) -> None:
+    monkeypatch.setenv("FAKE_SUPERVISOR", "refuse")
+    with pytest.raises(NooksError, match="the TAP is in use; choose another wire") as caught:
+        launch.start(spec())
+    assert caught.value.exit_code == 2
+    assert not (surroundings / "nic0").exists()
+
+
+def test_a_supervisor_that_dies_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SUPERVISOR", "die")
+    with pytest.raises(NooksError, match=r"ended before it was ready: no such luck; see .*nic0\.log"):
+        launch.start(spec())
+
+
+def test_an_image_that_fails(monkeypatch: pytest.MonkeyPatch, surroundings: Path) -> None:
+    def fail(*_: object) -> dict[str, Any]:
+        raise InputError("the kernel has no module e1000")
+
+    monkeypatch.setattr(launch, "prepare_image", fail)
+    with pytest.raises(InputError):
+        launch.start(spec())
+    assert not (surroundings / "nic0").exists()
+
+
+@pytest.mark.parametrize("moment", ["image", "supervisor"])
+def test_interrupts_leave_nothing(monkeypatch: pytest.MonkeyPatch, surroundings: Path, moment: str) -> None:
+    monkeypatch.setenv("FAKE_SUPERVISOR", "slow")
+
+    def interrupt_later() -> None:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted_image(*_: object) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    if moment == "image":
+        monkeypatch.setattr(launch, "prepare_image", interrupted_image)
+    else:
+        threading.Thread(target=interrupt_later).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch.start(spec())
+    assert not (surroundings / "nic0").exists()
+
+
+def test_a_launcher_that_is_killed_leaves_no_process(surroundings: Path) -> None:
+    program = (
+        "import os, signal\nfrom nooks import launch\nfrom nooks.spec import from_flags\n"
+        "launch.check_machine = launch.check_emulator = lambda spec: None\n"
+        "launch.prepare_image = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "launch.start(from_flags({'name': 'nic0', 'driver': 'e1000'}))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=30)
+    eventually(lambda: not has_keeper("nic0"))
+    eventually(lambda: not claims.is_claimed("nic0"))
+    assert contact.status("nic0")["state"] == "stopped"
+    assert launch.start(spec())["adopted"] is False
+
+
+def test_an_interface_of_that_name(surroundings: Path) -> None:
+    with pytest.raises(InputError, match="an interface lo exists already"):
+        launch.start(spec(name="lo"))
+    assert not (surroundings / "lo").exists()
+
+
+def test_the_emulator_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "check_emulator", CHECK_EMULATOR)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked: list[str] = []
+    monkeypatch.setattr(qemu, "version_text", lambda: "a build")
+    monkeypatch.setattr(qemu, "check_version", lambda: asked.append("version"))
+    monkeypatch.setattr(qemu, "check_device", asked.append)
+    complete, _ = drivers.complete(spec())
+    launch.check_emulator(complete)
+    launch.check_emulator(complete)
+    assert asked == ["version", "e1000"]
+    launch.check_emulator(drivers.complete(spec(driver="e100"))[0])
+    monkeypatch.setattr(qemu, "version_text", lambda: "another")
+    launch.check_emulator(complete)
+    assert asked == ["version", "e1000", "i82557b", "version", "e1000"]
+
+
+def test_resume_of_nothing(surroundings: Path) -> None:
+    with pytest.raises(InputError, match="there is no nook nic7"):
+        launch.resume("nic7")
+    assert not surroundings.exists()
+
+
+def test_an_unwritable_run_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOOKS_RUN_DIR", "/proc/nooks")
+    with pytest.raises(MachineError, match="can't be used"):
+        launch.start(spec())
+
+
+def test_claims_survive_removal_races(surroundings: Path) -> None:
+    with claims.claim("a") as first:
+        with pytest.raises(claims.NameTaken):
+            claims.claim("a")
+        assert claims.is_claimed("a")
+        first.remove()
+        with claims.claim("a") as second:
+            assert second.directory.exists()
+            second.remove()
+    assert not claims.is_claimed("a")
+
+
+def test_a_lock_of_a_folder_that_was_removed_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = claims.claim("a")
+    opened: list[int] = []
+    open_lock = claims._open_lock  # pyright: ignore[reportPrivateUsage]
+
+    def opened_just_before_removal(directory: Path) -> int | None:
+        fd = open_lock(directory)
+        if not opened:
+            opened.append(1)
+            first.remove()
+            first.close()
+        return fd
+
+    monkeypatch.setattr(claims, "_open_lock", opened_just_before_removal)
+    with claims.claim("a") as second:
+        with pytest.raises(claims.NameTaken):
+            claims.claim("a")
+        second.remove()
+
+
+def test_no_descriptor_of_the_caller_is_kept() -> None:
+    readable, writable = os.pipe()
+    os.set_inheritable(writable, True)
+    launch.start(spec())
+    os.close(writable)
+    ended, _, _ = select.select([readable], [], [], 5)
+    assert ended
+    assert os.read(readable, 1) == b""
+    os.close(readable)

@@ -1,0 +1,97 @@
+"""The table of drivers."""
+
+import re
+
+import msgspec
+import pytest
+
+from nooks import drivers
+from nooks.host.errors import InputError
+from nooks.spec import Spec, from_flags
+
+
+def spec(**keys: str) -> Spec:
+    return from_flags({"name": "nic0", **{key.replace("class_", "class"): value for key, value in keys.items()}})
+
+
+def test_the_table_is_sound() -> None:
+    table = drivers.table()
+    assert {"e1000", "e100", "pcnet32"} <= set(table)
+    for name, row in table.items():
+        assert row.name == name
+        assert row.module
+        assert row.devices
+        assert row.summary
+        assert row.driver_class in drivers.OFFERED_CLASSES
+        for item in row.verified:
+            assert re.fullmatch(r"tests/\S+\.py::\S+", item.test)
+
+
+@pytest.mark.parametrize(
+    ("driver", "device"), [("e1000", "emulated:e1000"), ("e100", "emulated:i82557b"), ("pcnet32", "emulated:pcnet")]
+)
+def test_the_default_device_comes_from_the_row(driver: str, device: str) -> None:
+    complete, row = drivers.complete(spec(driver=driver))
+    assert complete.device == device
+    assert complete.driver_class == "network"
+    assert row.known
+
+
+def test_a_device_that_is_given_stays() -> None:
+    complete, _ = drivers.complete(spec(driver="e1000", device="emulated:e1000-82544gc"))
+    assert complete.device == "emulated:e1000-82544gc"
+
+
+def test_any_module_with_a_device() -> None:
+    complete, row = drivers.complete(spec(driver="ne", device="emulated:ne2k_isa"))
+    assert (row.module, row.known, row.driver_class) == ("ne", False, "network")
+    assert complete.device == "emulated:ne2k_isa"
+
+
+def test_an_unknown_driver_without_a_device_is_refused_with_a_hint() -> None:
+    with pytest.raises(InputError, match=r"e1001 is not a known driver.*e1000 was meant"):
+        drivers.complete(spec(driver="e1001"))
+    with pytest.raises(InputError, match="nooks drivers"):
+        drivers.complete(spec(driver="zzzz"))
+
+
+def test_classes() -> None:
+    with pytest.raises(InputError, match="e1000 is a network driver, not a sound driver"):
+        drivers.complete(spec(driver="e1000", class_="sound"))
+    with pytest.raises(InputError, match="sound drivers can't run in a nook yet"):
+        drivers.complete(spec(driver="snd-sb16", device="emulated:sb16", class_="sound"))
+
+
+def test_devices_that_no_domain_takes_yet() -> None:
+    with pytest.raises(InputError, match="usb:0bda:8153 can't be used in a nook yet"):
+        drivers.complete(spec(driver="e1000", device="usb:0bda:8153"))
+
+
+def test_completing_twice_changes_nothing() -> None:
+    once, _ = drivers.complete(spec(driver="e100"))
+    assert drivers.complete(once)[0] == once
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        'name = "a"\nclass = "video"',
+        'name = "a"\nclass = "network"\ncolour = "red"',
+        'name = "a"\nclass = "network"\ndevices = ["a"]',
+        'name = "a"\nclass = "network"\n[[driver]]\nname = "a"\nclass = "network"',
+        'class = "network"',
+    ],
+)
+def test_wrong_rows_are_noticed(row: str) -> None:
+    with pytest.raises((msgspec.ValidationError, ValueError)):
+        drivers.parse_table(f"[[driver]]\n{row}\n")
+
+
+def test_a_row_is_enough_for_a_new_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = drivers.parse_table(
+        '[[driver]]\nname = "new"\nclass = "network"\nmodule = "new_mod"\nparameters = "a=1"\n'
+        'devices = ["emulated:x"]\nflavour = "686"\n'
+    )
+    monkeypatch.setattr(drivers, "table", lambda: rows)
+    complete, row = drivers.complete(spec(driver="new"))
+    assert (complete.device, row.module, row.parameters, row.flavour) == ("emulated:x", "new_mod", "a=1", "686")

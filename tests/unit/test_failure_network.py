@@ -1,0 +1,328 @@
+"""Silent failures of a network driver, and everything that only looks like one."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+
+import pytest
+from fakes import FakeClock, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nooks.failure.network import NetworkDetector
+from nooks.failure.report import FailureReport, Reason
+
+
+class Link:
+    """A simulated driver, cable and peer. Rates are packets per 50 ms beat; counters are told every tenth beat."""
+
+    def __init__(self, every_beats: int = 10) -> None:
+        self.clock = FakeClock()
+        self.out = 0
+        self.inward = 0
+        self.transmits = self.receives = True
+        self.takes = True
+        self.peer: bool | None = True
+        self.counted = {"host_rx": 0, "host_tx": 0, "nic_rx": 0, "nic_tx": 0}
+        self.lazy_tx_beats = 1
+        self.asked = 0
+        self.reports: list[FailureReport] = []
+        self.detector = NetworkDetector(self, self.clock, self.reports.append)
+        self._every = every_beats
+        self._beats = 0
+        self._sent = 0
+        self.incarnation = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """A new incarnation serves; the driver works again."""
+        self.incarnation += 1
+        self.transmits = self.receives = self.takes = True
+        self.detector.begin(self.incarnation, self.clock.monotonic())
+
+    async def probe(self, timeout_seconds: float) -> bool | None:
+        """The question is a packet like any other; it is answered if everything on the way works."""
+        self.asked += 1
+        if self.peer is None:
+            return None
+        self._move(1, 0)
+        if self.peer and self.takes and self.transmits and self.receives:
+            await self.clock.sleep(0.003)
+            self._move(0, 1)
+            return True
+        await self.clock.sleep(timeout_seconds)
+        return False
+
+    def _move(self, out: int, inward: int) -> None:
+        out = out if self.takes else 0
+        self.counted["host_rx"] += out
+        self._sent += out if self.transmits else 0
+        inward = inward if self.receives else 0
+        self.counted["nic_rx"] += inward
+        self.counted["host_tx"] += inward
+
+    async def play(self, seconds: float) -> None:
+        """Let traffic flow; stops at the first report."""
+        for _ in range(round(seconds / 0.05)):
+            if len(self.reports) >= self.incarnation:
+                return
+            await self.clock.advance(0.05)
+            self._beats += 1
+            self._move(self.out, self.inward if self.peer is not False else 0)
+            if self._beats % self.lazy_tx_beats == 0:
+                self.counted["nic_tx"] = self._sent
+            if self._beats % self._every == 0:
+                self.detector.counters(self.counted, self.clock.monotonic())
+                await self.clock.settle()
+
+
+def scenario(play: Callable[[Link], Awaitable[None]]) -> None:
+    async def main() -> None:
+        link = Link()
+        await play(link)
+        await link.detector.close()
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main)
+
+
+async def loaded(link: Link, out: int = 50, inward: int = 100) -> float:
+    """Traffic flows, nothing is reported; returns the time."""
+    link.out, link.inward = out, inward
+    await link.play(5)
+    assert not link.reports
+    return link.clock.monotonic()
+
+
+@pytest.mark.parametrize("phase", range(10))
+@pytest.mark.parametrize("what", ["transmits", "receives", "both", "takes"])
+def test_silence_under_load_is_noticed_within_two_seconds(phase: int, what: str) -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        await link.play(phase * 0.05)
+        began = link.clock.monotonic()
+        link.transmits = what not in ("transmits", "both")
+        link.receives = what not in ("receives", "both")
+        link.takes = what != "takes"
+        if what == "takes":
+            link.receives = False
+        await link.play(6)
+        assert link.reports
+        report = link.reports[0]
+        assert report.reason is (Reason.NO_ANSWER if what == "receives" else Reason.NO_PROGRESS)
+        assert report.noticed_at - began <= (2.0 if what != "takes" else 3.0)
+
+    scenario(play)
+
+
+def test_a_download_whose_receiver_has_nothing_to_send() -> None:
+    async def play(link: Link) -> None:
+        began = await loaded(link, out=1, inward=100)
+        link.out = 0
+        link.transmits = link.receives = False
+        await link.play(6)
+        assert link.reports
+        assert link.reports[0].noticed_at - began <= 2.0
+
+    scenario(play)
+
+
+def test_an_idle_link() -> None:
+    async def play(link: Link) -> None:
+        await link.play(60)
+        assert not link.reports
+        assert link.asked == 0
+
+    scenario(play)
+
+
+def test_the_end_of_a_download_costs_one_question() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        link.out = link.inward = 0
+        await link.play(60)
+        assert not link.reports
+        assert link.asked == 1
+
+    scenario(play)
+
+
+def test_an_unplugged_cable_and_plugging_it_in_again() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        link.transmits = link.receives = False
+        link.detector.carrier(False, link.clock.monotonic())
+        await link.play(30)
+        assert not link.reports
+        link.detector.carrier(True, link.clock.monotonic())
+        await link.play(0.8)
+        link.transmits = link.receives = True
+        await link.play(30)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_one_way_traffic_to_a_black_hole() -> None:
+    async def play(link: Link) -> None:
+        link.out = 80
+        await link.play(120)
+        assert not link.reports
+        assert 5 < link.asked < 30
+
+    scenario(play)
+
+
+def test_one_way_traffic_does_not_hide_a_failure() -> None:
+    async def play(link: Link) -> None:
+        link.out = 80
+        await link.play(60)
+        link.receives = False
+        began = link.clock.monotonic()
+        await link.play(30)
+        assert link.reports
+        assert link.reports[0].noticed_at - began < 10
+
+    scenario(play)
+
+
+def test_nobody_to_ask_means_no_verdict_on_reception() -> None:
+    async def play(link: Link) -> None:
+        link.peer = None
+        link.out = 80
+        await link.play(60)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_nobody_to_ask_but_transmission_stands_still() -> None:
+    async def play(link: Link) -> None:
+        link.peer = None
+        began = await loaded(link, out=20, inward=0)
+        link.transmits = False
+        await link.play(30)
+        assert [report.reason for report in link.reports] == [Reason.NO_PROGRESS]
+        assert link.reports[0].noticed_at - began < 7
+
+    scenario(play)
+
+
+@pytest.mark.parametrize("peer", [True, None])
+def test_drivers_that_count_late(peer: bool | None) -> None:
+    async def play(link: Link) -> None:
+        link.peer = peer
+        link.lazy_tx_beats = 40
+        link.out = 20
+        link.inward = 20 if peer else 0
+        await link.play(60)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_driver_that_does_not_count_at_all() -> None:
+    async def play(link: Link) -> None:
+        link.lazy_tx_beats = 10**9
+        link.out = 20
+        link.peer = None
+        await link.play(60)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_peer_that_vanished_costs_one_restart_and_then_ever_longer_pauses() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        link.peer = False
+        restarts: list[float] = []
+        for _ in range(200):
+            await link.play(20)
+            if len(link.reports) >= link.incarnation:
+                restarts.append(link.clock.monotonic())
+                link.restart()
+        pauses = [later - earlier for earlier, later in itertools.pairwise(restarts)]
+        assert 1 <= len(restarts) <= 8
+        assert all(pause >= 55 for pause in pauses)
+        assert pauses == sorted(pauses)
+        link.peer = True
+        await link.play(20)
+        link.receives = False
+        began = link.clock.monotonic()
+        await link.play(10)
+        assert link.reports[-1].noticed_at - began <= 2.0
+
+    scenario(play)
+
+
+def test_repeated_silent_failures_are_each_noticed() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        for _ in range(20):
+            link.receives = link.transmits = False
+            began = link.clock.monotonic()
+            await link.play(6)
+            assert len(link.reports) == link.incarnation
+            assert link.reports[-1].noticed_at - began <= 2.0
+            link.restart()
+            await link.play(2)
+
+    scenario(play)
+
+
+def test_counters_that_begin_anew_or_are_missing() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        link.detector.counters({}, link.clock.monotonic())
+        link.counted.update(nic_rx=0, nic_tx=0)
+        link._sent = 0  # pyright: ignore[reportPrivateUsage]
+        await link.play(10)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_starved_domain_that_tells_nothing_meanwhile() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        await link.clock.advance(5)  # no heartbeat at all: other detectors' business
+        await link.play(10)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_broken_prober_is_nobody_to_ask() -> None:
+    async def play(link: Link) -> None:
+        async def broken(timeout_seconds: float) -> bool | None:
+            raise OSError("no such device")
+
+        link.probe = broken  # type: ignore[method-assign]
+        link.out = 80
+        await link.play(20)
+        assert not link.reports
+
+    scenario(play)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 3, 30]), st.sampled_from([0, 1, 3, 30]), st.integers(1, 60)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 10),
+)
+def test_whatever_the_traffic_a_working_link_raises_no_alarm(
+    phases: list[tuple[int, int, int]], every_beats: int
+) -> None:
+    async def main() -> None:
+        link = Link(every_beats)
+        for link.out, link.inward, beats in phases:
+            await link.play(beats * 0.05)
+        assert not link.reports
+        await link.detector.close()
+
+    run(main)

@@ -1,0 +1,142 @@
+"""Messages from a domain are parsed strictly."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nooks.xpc import messages
+from nooks.xpc.errors import ProtocolError
+from nooks.xpc.messages import Message
+from nooks.xpc.settings import check_settings
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+READBACK = {
+    "mac": "02:00:00:00:00:01",
+    "mtu": 1500,
+    "up": True,
+    "multicast": ["01:00:5e:00:00:01"],
+    "vlans": [5],
+    "feature.rx-checksum": True,
+    "link.duplex": "full",
+    "link.speed": -1,
+}
+BRING_UP_REPLY: dict[str, Any] = {
+    "interface": "nic0",
+    "driver": "a_driver",
+    "mac": "02:00:00:00:00:01",
+    "carrier": True,
+    "speed": 1000,
+    "duplex": "full",
+    "seconds": {"load": 0.1, "probe": 0.2, "link": 2},
+    "readback": READBACK,
+    "refused": {"ring.rx": "not supported"},
+}
+EXAMPLES: list[tuple[type[Message], dict[str, Any]]] = [
+    (
+        messages.BringUp,
+        {"device_class": "network", "modules": [{"path": "a_driver.ko", "parameters": "a=1"}], "settings": READBACK},
+    ),
+    (messages.BringUpReply, BRING_UP_REPLY),
+    (messages.Apply, {"settings": READBACK}),
+    (messages.ApplyReply, {"readback": READBACK, "refused": {}}),
+    (messages.Resume, {"incarnation": 3, "nonce": "00ff", "time_ns": 1, "entropy": "ab", "settings": {}}),
+    (messages.ResumeReply, {"nonce": "00ff", "carrier": False, "readback": {}, "refused": {}}),
+    (messages.Read, {}),
+    (
+        messages.ReadReply,
+        {"readback": {}, "carrier": False, "speed": -1, "duplex": "unknown", "statistics": {"rx_packets": 5}},
+    ),
+    (messages.Sync, {"nonce": "1"}),
+    (messages.SyncReply, {"nonce": "1"}),
+    (messages.Crash, {"how": "panic"}),
+    (messages.CrashReply, {"means": "sysrq c"}),
+    (messages.Hello, {"kernel": "6.1", "agent_version": "1", "boot_seconds": 1.5}),
+    (messages.Link, {"carrier": True, "speed": 100, "duplex": "half"}),
+    (messages.Heartbeat, {"counters": {"nic_rx": 2**40}}),
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(("cls", "payload"), EXAMPLES, ids=lambda value: getattr(value, "__name__", ""))
+def test_round_trip(cls: type[Message], payload: dict[str, Any]) -> None:
+    message = cls.parse(payload)
+    assert message.to_payload() == payload
+    assert cls.parse(message.to_payload()) == message
+
+
+@pytest.mark.parametrize(("cls", "payload"), EXAMPLES, ids=lambda value: getattr(value, "__name__", ""))
+@PATIENT
+@given(data=st.data())
+def test_any_change_parses_or_is_a_protocol_error(
+    cls: type[Message], payload: dict[str, Any], data: st.DataObject
+) -> None:
+    changed: dict[str, Any] = dict(payload)
+    for key in data.draw(st.lists(st.sampled_from([*payload, "extra"]), max_size=2)):
+        changed[key] = data.draw(JSON)
+    with suppress(ProtocolError):
+        cls.parse(changed)
+
+
+@pytest.mark.parametrize(("cls", "payload"), EXAMPLES, ids=lambda value: getattr(value, "__name__", ""))
+def test_missing_and_additional_keys(cls: type[Message], payload: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match="extra"):
+        cls.parse({**payload, "extra": 1})
+    for key in payload:
+        with pytest.raises(ProtocolError, match=key):
+            cls.parse({name: value for name, value in payload.items() if name != key} or {"x" + key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("carrier", 1),
+        ("speed", True),
+        ("speed", 2**40),
+        ("mac", "02:00:00:00:00:0G"),
+        ("mac", "02:00:00:00:00:01\n"),
+        ("duplex", "double"),
+        ("driver", "\x1b[31m"),
+        ("driver", "\ud800"),
+        ("driver", "x" * 65),
+        ("seconds", {"load": 1, "probe": 1, "link": float("nan")}),
+        ("readback", {"mtu": -1}),
+        ("readback", {"unknown": 1}),
+        ("readback", {"feature.": True}),
+        ("readback", {"feature.tx": 1}),
+        ("readback", {"vlans": [0]}),
+        ("readback", {"vlans": list(range(1, 600))}),
+        ("refused", {"a": "x" * 501}),
+    ],
+)
+def test_values_out_of_bounds(key: str, value: object) -> None:
+    with pytest.raises(ProtocolError, match=key):
+        messages.BringUpReply.parse({**BRING_UP_REPLY, key: value})
+
+
+@PATIENT
+@given(JSON)
+def test_settings_of_any_kind(value: object) -> None:
+    with suppress(ProtocolError):
+        check_settings(value)
+
+
+def test_events_and_errors() -> None:
+    link = {"type": "link", "carrier": True, "speed": 10, "duplex": "half"}
+    assert messages.parse_event(link) == messages.Link(True, 10, "half")
+    for bad in ({"type": "other"}, {"type": ["link"]}, {}, {**link, "more": 1}):
+        with pytest.raises(ProtocolError):
+            messages.parse_event(bad)
+    assert messages.parse_error({"message": "no"}) == "no"
+    with pytest.raises(ProtocolError):
+        messages.parse_error({"message": "no", "more": 1})
+
+
+def test_beat_without_counters() -> None:
+    assert messages.Heartbeat.parse({}).counters is None
