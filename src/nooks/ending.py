@@ -8,17 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nooks import leftovers
 from nooks.claims import NameTaken, claim
 from nooks.contact import connect, living
 from nooks.control import ControlGone
 from nooks.host.errors import NooksError, StateError
 from nooks.keeper.client import KeeperClient, KeeperError, KeeperGone
 from nooks.keeper.start import reap_daemons
-from nooks.launch import resume
+from nooks.launch import CLAIM_SECONDS, resume
 from nooks.standby import SUPERVISOR_KEY
 
 STOP_SECONDS = 60.0
-KILL_SECONDS = 10.0
+KILL_SECONDS = 5.0
 
 
 def stop(name: str, *, force: bool = False) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def _stop_orphan(name: str, *, force: bool) -> None:
     """Stop a nook whose supervisor does not answer: end it if need be, adopt, and stop; by force if that fails."""
     keeper = living(name)
     if keeper is None:
+        _bury(name)
         return
     with keeper:
         hung = _supervisor_runs(keeper)
@@ -64,6 +66,16 @@ def _stop_orphan(name: str, *, force: bool) -> None:
                 raise
             _kill_held(keeper, keeper.list())
             keeper.quit()
+            _bury(name)
+
+
+def _bury(name: str) -> None:
+    """End what is left of a nook without keeper and supervisor. Raises StateError if a command is at work on it."""
+    try:
+        with claim(name, within_seconds=CLAIM_SECONDS):
+            leftovers.fence(name)
+    except NameTaken:
+        raise StateError(f"another command is starting or stopping {name}", "wait for it to finish") from None
 
 
 def _supervisor_runs(keeper: KeeperClient) -> bool:

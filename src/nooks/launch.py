@@ -224,6 +224,8 @@ def _living_keeper(claimed: Claim) -> KeeperClient | None:
 def _start_fresh(claimed: Claim, spec: Spec, driver: Driver, progress: Progress, standby: Standby) -> dict[str, Any]:
     keeper: KeeperClient | None = None
     try:
+        if (claimed.directory / SPEC).exists():  # its keeper is dead, or we would adopt
+            _bury(claimed)
         claimed.clear()
         if Path("/sys/class/net", spec.name).exists():
             raise InputError(f"an interface {spec.name} exists already", "choose another --name")
@@ -249,6 +251,16 @@ def _adopt(claimed: Claim, keeper: KeeperClient, standby: Standby) -> dict[str, 
     except BaseException:
         standby.end(grace_seconds=CANCEL_SECONDS)
         raise
+
+
+def _bury(claimed: Claim) -> None:
+    """End what is left of a nook whose keeper and supervisor both died; its interface goes with its domains."""
+    from nooks import leftovers
+
+    if leftovers.fence(claimed.name):
+        deadline = time.monotonic() + QUIT_SECONDS
+        while Path("/sys/class/net", claimed.name).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def _abandon(claimed: Claim, keeper: KeeperClient | None, standby: Standby) -> None:

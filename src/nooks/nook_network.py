@@ -5,8 +5,8 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import Any, TypeVar
 
 from nooks.device.emulated import host_side_network, network_card
 from nooks.endpoint.ledger import Ledger as Changes
@@ -31,8 +31,13 @@ from nooks.xpc.errors import XpcError, XpcTimeout
 from nooks.xpc.messages import Apply, Link, Message, Read, Resume
 from nooks.xpc.settings import Settings
 
+T = TypeVar("T")
+
 ANSWER_SECONDS = 10.0
 """How long the agent may take over a request: a driver's reset takes seconds, on a busy host longer."""
+
+REHEARSALS = 2
+"""How often a spare is told the recorded state: the first time warms its translations up, the second shows it."""
 
 CARRIER_SECONDS = 5.0
 """How long a spare waits for its card's carrier: drivers look at the link every two seconds."""
@@ -155,15 +160,14 @@ class NetworkSide:
 
     async def rehearse(self, spare: Incarnation) -> None:
         """Bring a spare to the log's state, link included. Cancelled, it leaves the agent's answer to arrive."""
-        asked = asyncio.ensure_future(spare.channel.request(_resume(spare.number, self.log.target()), ANSWER_SECONDS))
-        asked.add_done_callback(_forget)
-        carrier = (await asyncio.shield(asked)).carrier
+        carrier = False
+        for _ in range(REHEARSALS):
+            request = _resume(spare.number, self.log.target())
+            carrier = (await _surely(spare.channel.request(request, ANSWER_SECONDS))).carrier
         deadline = time.monotonic() + CARRIER_SECONDS
         while not carrier and self.shadow.link.carrier and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-            looked = asyncio.ensure_future(spare.channel.request(Read(), ANSWER_SECONDS))
-            looked.add_done_callback(_forget)
-            carrier = (await asyncio.shield(looked)).carrier
+            carrier = (await _surely(spare.channel.request(Read(), ANSWER_SECONDS))).carrier
 
     async def _request(self, ask: Callable[[Channel], Any]) -> Any:  # noqa: ANN401 - each request has its own reply
         live = self._live()
@@ -239,6 +243,13 @@ def _resume(incarnation: int, settings: Settings) -> Resume:
         entropy=secrets.token_hex(32),
         settings=settings,
     )
+
+
+async def _surely(asking: Coroutine[Any, Any, T]) -> T:
+    """Ask to the end even if nobody waits any more: an answer that nobody expects would be a violation."""
+    asked = asyncio.ensure_future(asking)
+    asked.add_done_callback(_forget)
+    return await asyncio.shield(asked)
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:

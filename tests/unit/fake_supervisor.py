@@ -59,7 +59,13 @@ async def serve(options: argparse.Namespace, keeper: KeeperClient, result: dict[
     stopping = asyncio.Event()
 
     async def status(arguments: Arguments) -> dict[str, Any]:
-        return {"name": options.name, "class": "network", "driver": result["driver"], "state": state}
+        return {
+            "name": options.name,
+            "class": "network",
+            "driver": result["driver"],
+            "state": state,
+            "pid": os.getpid(),
+        }
 
     async def rearm(arguments: Arguments) -> dict[str, Any]:
         return {**result, "rearmed": True}

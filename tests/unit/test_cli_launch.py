@@ -20,6 +20,7 @@ import pytest
 from nooks import claims, contact, drivers, ending, launch, standby
 from nooks.domain import qemu
 from nooks.drivers import Driver
+from nooks.host import cgroup
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
 from nooks.image.progress import Progress
 from nooks.keeper.start import reap_daemons
@@ -224,6 +225,39 @@ def test_keeper_and_supervisor_both_dead(surroundings: Path) -> None:
     assert contact.status("nic0")["state"] == "stopped"
     assert launch.resume("nic0")["adopted"] is False
     assert (surroundings / "nic0/spec.json").exists()
+
+
+@pytest.mark.skipif(cgroup.parent_directory() is None, reason="needs cgroup2")
+@pytest.mark.parametrize("how", ["stop", "start"])
+def test_domains_that_nobody_serves_are_ended_by_their_cgroup(how: str) -> None:
+    launch.start(spec("nkgone"))
+    domain = subprocess.Popen(["sleep", "1000"])
+    other = subprocess.Popen(["sleep", "1000"])
+    groups = [cgroup.Cgroup.create(name, 1 << 30) for name in ("nooks-nkgone-77-1", "nooks-nkgone-7-77-1")]
+    if groups[0].path is None or groups[1].path is None:
+        pytest.skip("no control group can be made here")
+    groups[0].add(domain.pid)
+    groups[1].add(other.pid)
+    try:
+        keeper = contact.living("nkgone")
+        assert keeper is not None
+        kill(contact.status("nkgone")["pid"])
+        keeper.quit()
+        keeper.close()
+        if how == "stop":
+            ending.stop("nkgone")
+        else:
+            launch.resume("nkgone")
+        assert domain.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        assert not groups[0].path.exists()
+    finally:
+        for process in (domain, other):
+            process.kill()
+            process.wait()
+        eventually(groups[1].is_empty)
+        groups[0].remove()
+        groups[1].remove()
 
 
 def test_the_supervisors_error_is_the_users(monkeypatch: pytest.MonkeyPatch, surroundings: Path) -> None:

@@ -109,7 +109,7 @@ class Cable:
 def cable() -> Iterator[Cable]:
     suffix = secrets.token_hex(3)
     net4 = f"198.{18 + int(suffix[0], 16) % 2}.{int(suffix[:2], 16)}"  # RFC 2544's, for nobody else uses them
-    made = Cable(f"nkp{suffix}", f"nooks-probe-{suffix}", net4, f"fd00:{suffix[:4]}:{suffix[4:]}")
+    made = Cable(f"pr{suffix}", f"pr{suffix}", net4, f"fd00:1{suffix[:3]}:1{suffix[3:]}")
     commands = [
         f"ip netns add {made.namespace}",
         f"ip link add {made.interface} type veth peer name far netns {made.namespace}",

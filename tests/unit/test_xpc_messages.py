@@ -33,6 +33,7 @@ BRING_UP_REPLY: dict[str, Any] = {
     "seconds": {"load": 0.1, "probe": 0.2, "link": 2},
     "readback": READBACK,
     "refused": {"ring.rx": "not supported"},
+    "sections": {"a_driver": {".text": 0xFFFFFFFFC0000000, ".text.unlikely": 0}},
 }
 EXAMPLES: list[tuple[type[Message], dict[str, Any]]] = [
     (

@@ -152,6 +152,7 @@ class Agent:
         loaded = time.monotonic() - started
         reply = driver.bring_up(request["settings"])
         reply["seconds"]["load"] = loaded
+        reply["sections"] = system.code_sections([module["path"] for module in request["modules"]])
         self._driver = driver
         self._heartbeat.set_counters(driver.counters())
         self._poller.register(driver.fileno(), select.POLLIN)

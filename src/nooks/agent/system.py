@@ -128,3 +128,20 @@ def add_entropy(seed: bytes) -> None:
 def uptime_seconds() -> float:
     """Seconds since the domain's kernel started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def code_sections(files: "list[str]") -> "dict[str, dict[str, int]]":
+    """Where the code of loaded modules lies: section to address by module, from /sys/module/NAME/sections."""
+    found: dict[str, dict[str, int]] = {}
+    for file in files:
+        name = file.removesuffix(".ko").replace("-", "_")
+        folder = f"/sys/module/{name}/sections"
+        try:
+            names = [each for each in os.listdir(folder) if each.startswith(".text")]  # noqa: PTH208
+        except OSError:
+            continue
+        found[name] = {}
+        for each in names:
+            with open(f"{folder}/{each}") as section:
+                found[name][each] = int(section.read(), 16)
+    return found

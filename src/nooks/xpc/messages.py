@@ -27,6 +27,11 @@ _PACKETS = checks.mapping(checks.matching("[a-z0-9_]+", 64), checks.integer(0, _
 _NONCE = checks.matching("[0-9a-f]*", 64)
 _MODULE = checks.matching(r"[A-Za-z0-9_-]+\.ko", 128)
 _PARAMETERS = checks.text(1000)
+_SECTIONS = checks.mapping(
+    checks.matching("[A-Za-z0-9_]+", 64),
+    checks.mapping(checks.matching(r"\.text[A-Za-z0-9_.]*", 64), checks.integer(0, _UINT64), 32),
+    64,
+)
 _CLASS = checks.choice("network", "block", "sound")
 CRASHES = ("panic", "oops", "hang", "halt", "agent", "leak", "silent")
 COUNTERS = ("host_rx", "host_tx", "nic_rx", "nic_tx")
@@ -109,6 +114,7 @@ class BringUpReply(Message):
         "seconds": BringUpTimes.parse,
         "readback": check_settings,
         "refused": _REFUSED,
+        "sections": _SECTIONS,
     }
 
     interface: str
@@ -120,6 +126,7 @@ class BringUpReply(Message):
     seconds: BringUpTimes
     readback: Settings
     refused: dict[str, str]
+    sections: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
