@@ -23,6 +23,10 @@ from nooks.xpc.errors import XpcError
 SETTLE_SECONDS = 0.3
 """A new spare is prepared only when the new incarnation has caught up with what waited for it."""
 
+REST_SECONDS = 1.1
+"""How long a spare runs on after its rehearsal. Cards need a while after their filters were set (QEMU's e1000 holds
+all reception for a second, hw/net/e1000.c flush_queue_timer); a paused spare's clock stands still."""
+
 SPARE_RETRY_SECONDS = 5.0
 """A spare that could not be prepared is tried again after this long."""
 
@@ -254,6 +258,7 @@ class DomainRestarter:
     async def _rehearse_spare(self, spare: Incarnation) -> None:
         await spare.domain.run(niceness=PREPARING_NICENESS)
         await self._rehearse(spare)
+        await asyncio.sleep(REST_SECONDS)
         await spare.domain.pause()
 
     def _prepared(self, task: "asyncio.Task[None]") -> None:

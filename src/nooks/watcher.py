@@ -113,7 +113,7 @@ class Watcher:
         """A heartbeat arrived."""
         if incarnation is not self._live:
             return
-        self._heartbeat.beat(incarnation.number, count, self._clock.monotonic())
+        self._heartbeat.beat(incarnation.number, count, self._clock.monotonic(), self._read_vcpu())
         if counters:
             self._side.counters(counters)
 
