@@ -24,8 +24,11 @@ class Accelerator:
 
 
 def tcg() -> Accelerator:
-    """Emulation. A small translation buffer: the default would take a quarter of the machine's memory."""
-    return Accelerator("tcg", "tcg,thread=multi,tb-size=32", "qemu64")
+    """Emulation. A small translation buffer: the default would take a quarter of the machine's memory.
+
+    RDRAND, for without it the kernel gathers randomness for a second before the first process may have some.
+    """
+    return Accelerator("tcg", "tcg,thread=multi,tb-size=32", "qemu64,+rdrand")
 
 
 def kvm() -> Accelerator:
