@@ -90,6 +90,7 @@ class DomainRestarter:
         self._preparing: asyncio.Task[None] | None = None
         self._loading = False
         self._stale = False
+        self._closing: set[asyncio.Task[None]] = set()
         self._ended: list[Incarnation] = []
         self._log = structlog.get_logger()
 
@@ -148,7 +149,7 @@ class DomainRestarter:
             try:
                 await self._load_spare(maker)
             except BaseException:
-                maker.close()
+                await maker.close()
                 raise
         except BaseException:
             self.served()
@@ -159,14 +160,14 @@ class DomainRestarter:
         """Go back to the plan that served before ``stage``; what waits of the other one is dropped."""
         if self._former is None:
             return
-        self.maker.close()
+        self._close_later(self.maker)
         self.maker, self._former = self._former, None
         self._end_spare()
 
     def served(self) -> None:
         """The live incarnation serves: clear up after the old one and prepare the next spare, in the background."""
         if self._former is not None:
-            self._former.close()
+            self._close_later(self._former)
             self._former = None
         if self._preparing is None:
             self._preparing = asyncio.create_task(self._prepare(), name="prepare-spare")
@@ -183,7 +184,8 @@ class DomainRestarter:
         self._end_spare()
         await self.fence()
         await self._clear_ended()
-        self.maker.close()
+        await self.maker.close()
+        await asyncio.gather(*self._closing)
 
     def _free_bay(self) -> int:
         return 1 - int(self._ledger.facts.get("bay", 1))
@@ -208,6 +210,11 @@ class DomainRestarter:
                 self.maker.discard_snapshot()
                 domain, means = await self.maker.restore(attachments, spare=False), Means.COLD
         return self._open(domain, number, bay), means
+
+    def _close_later(self, maker: DomainMaker) -> None:
+        task = asyncio.create_task(maker.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _open(self, domain: Domain, number: int, bay: int) -> Incarnation:
         incarnation = self._connect(domain, number, bay)

@@ -1,17 +1,22 @@
 """Makes domains by one plan: cold, or restored from a snapshot that it keeps in memory and in the cache."""
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from nooks.domain import snapshot as snapshots
+import structlog
+
 from nooks.domain.domain import PREPARING_NICENESS, Domain, Jail
 from nooks.domain.qemu import Plan
 from nooks.domain.snapshot import Snapshot
 from nooks.host import cache
+from nooks.host.errors import NooksError
 
 KIND = "snapshots"
+
+SAVE_DELAY_SECONDS = 1.0
 
 BringUp = Callable[[Domain], Awaitable[dict[str, Any]]]
 """Brings a freshly booted domain to where it is ready and has served nobody; returns facts about it."""
@@ -30,6 +35,8 @@ class DomainMaker:
         self.bring_up = bring_up
         self._key = plan.key(bring_up_key)
         self._snapshot: Snapshot | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self._launched = 0
 
     @property
@@ -40,14 +47,15 @@ class DomainMaker:
     async def ready_snapshot(self, attachments: Mapping[str, int]) -> Snapshot:
         """The plan's snapshot: from memory, from the cache, or made by a cold boot on ``attachments``.
 
-        Raises LaunchError, BootError, XpcError, or OSError if the cache can't be written.
+        Raises LaunchError, BootError, XpcError.
         """
         if self._snapshot is None:
             directory = cache.find(KIND, self._key)
             if directory is None:
-                directory = await self._make(attachments)
-            cache.touch(directory)
-            self._snapshot = Snapshot.load(directory)
+                self._snapshot = await self._make(attachments)
+            else:
+                cache.touch(directory)
+                self._snapshot = Snapshot.load(directory)
             self.facts = self._snapshot.facts
         return self._snapshot
 
@@ -70,8 +78,11 @@ class DomainMaker:
         """A domain that boots cold and was not brought up yet."""
         return await Domain.launch(self.plan, attachments, self._jail, self._name())
 
-    def close(self) -> None:
-        """Let go of the snapshot in memory; the cache keeps it."""
+    async def close(self) -> None:
+        """Let go of the snapshot in memory; the cache keeps it, or has it in a moment."""
+        self._closing.set()
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None
@@ -80,16 +91,33 @@ class DomainMaker:
         self._launched += 1
         return f"{os.getpid()}-{self._launched}"
 
-    async def _make(self, attachments: Mapping[str, int]) -> Path:
+    async def _make(self, attachments: Mapping[str, int]) -> Snapshot:
+        """Boot cold and take the snapshot; it is usable at once, and goes into the cache meanwhile."""
         domain = await self.boot(attachments)
-        state = os.memfd_create("nooks-state", os.MFD_CLOEXEC)
+        state = os.memfd_create("nooks-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             facts = await self.bring_up(domain)
             await domain.migrate_to(state)
             await domain.fence()
-            return cache.entry(
-                KIND, self._key, lambda directory: snapshots.save(directory, domain.memory, state, facts)
-            )
-        finally:
+            made = Snapshot.seal(domain.memory, state, facts)
+        except BaseException:
             os.close(state)
+            raise
+        finally:
             await domain.destroy()
+        self._saving = asyncio.create_task(self._save_later(made))
+        return made
+
+    async def _save_later(self, made: Snapshot) -> None:
+        """Not while the first incarnation is being brought to service."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SAVE_DELAY_SECONDS):
+                await self._closing.wait()
+        await asyncio.to_thread(self._save, made)
+
+    def _save(self, made: Snapshot) -> None:
+        """Put a snapshot into the cache. A full disk costs the next start some seconds, and this one nothing."""
+        try:
+            cache.entry(KIND, self._key, made.save)
+        except (NooksError, OSError) as error:
+            structlog.get_logger().warning("the snapshot could not be kept", error=str(error))

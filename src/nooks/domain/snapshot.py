@@ -46,6 +46,19 @@ class Snapshot:
             raise
         return cls(memory, state, facts)
 
+    @classmethod
+    def seal(cls, memory: int, state: int, facts: dict[str, Any]) -> "Snapshot":
+        """A snapshot of a domain that is gone; ``memory`` is duplicated, ``state`` becomes this object's own."""
+        for descriptor in (memory, state):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+        return cls(os.dup(memory), state, facts)
+
+    def save(self, directory: Path) -> None:
+        """Write the snapshot into an empty directory; pages of zeros become holes. Raises OSError (disk full)."""
+        _save_sparse(self.memory, directory / MEMORY)
+        _save_sparse(self.state, directory / STATE)
+        (directory / FACTS).write_text(json.dumps(self.facts))
+
     def open_memory(self) -> int:
         """A descriptor of the memory for one domain; the caller closes it."""
         return os.dup(self.memory)
@@ -62,13 +75,6 @@ class Snapshot:
         """Let go of both files."""
         os.close(self.memory)
         os.close(self.state)
-
-
-def save(directory: Path, memory: int, state: int, facts: dict[str, Any]) -> None:
-    """Write a snapshot into an empty directory; pages of zeros become holes. Raises OSError (disk full)."""
-    _save_sparse(memory, directory / MEMORY)
-    _save_sparse(state, directory / STATE)
-    (directory / FACTS).write_text(json.dumps(facts))
 
 
 def _save_sparse(source: int, target: Path) -> None:
