@@ -61,7 +61,7 @@ ADOPT_SECONDS = 5.0
 async def assemble(directory: Path, ledger: Ledger, *, adopting: bool) -> "Nook":
     """Put a nook together from what the launcher wrote into its run directory; nothing runs yet.
 
-    Raises NooksError; nothing is left then.
+    Raises NooksError; nothing is left then, but for what was to be adopted, which is as it was.
     """
     spec = Spec.from_json((directory / claims.SPEC).read_bytes())
     image: dict[str, Any] = json.loads((directory / claims.IMAGE).read_bytes())
@@ -71,7 +71,8 @@ async def assemble(directory: Path, ledger: Ledger, *, adopting: bool) -> "Nook"
             ledger.begin()
         await nook.open(adopting=adopting)
     except BaseException:
-        await nook.close()
+        if not adopting:
+            await nook.close()
         raise
     return nook
 

@@ -19,6 +19,7 @@ from nooks.failure.report import ReportSink
 from nooks.host.clock import SystemClock
 from nooks.host.errors import NooksError
 from nooks.incarnation import Incarnation
+from nooks.keeper.client import KeeperGone
 from nooks.ledger import Ledger
 from nooks.recovery.protocols import EventSink
 from nooks.recovery.steps import host_load_factor
@@ -231,6 +232,9 @@ class NetworkSide:
         await self._watching.aclose()
         await self._detector.close()
         await self.shadow.close()
+        with contextlib.suppress(KeeperGone):
+            for key in self.wire.descriptors:
+                self._ledger.forget(key)  # the user-mode network ends with the last holder of its descriptor
         await self.wire.close()
         self.endpoint.close()
 

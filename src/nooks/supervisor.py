@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from nooks import claims
 from nooks.control_server import Arguments, ControlServer, Handler
 from nooks.host.errors import NooksError
 from nooks.host.hardening import harden
@@ -57,42 +58,41 @@ class _Supervisor:
         self._ready: int = options.ready_fd
         self._keeper = KeeperClient.from_fd(options.keeper_fd)
         self._stop = asyncio.Event()
-        self._force = False
+        self._asked = False
 
     async def run(self) -> int:
         """Start or adopt, say so on the ready pipe, serve until the nook was stopped."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
+        ledger = Ledger(self._keeper)
+        adopting = ledger.resume()
         try:
-            ledger = Ledger(self._keeper)
-            adopting = ledger.resume()
             nook = await assemble(nook_dir(self._name), ledger, adopting=adopting)
         except NooksError as error:
-            self._keeper.quit()
             return self._fail(error)
         starting = asyncio.create_task(nook.adopt() if adopting else nook.start())
         try:
             result = await self._unless_stopped(starting)
-        except NooksError as error:
-            await nook.close()
-            return self._fail(error)
-        except Exception as error:  # noqa: BLE001 - a defect: say so to the launcher, leave nothing behind
-            traceback.print_exc()
-            await nook.close()
-            return self._fail(NooksError(f"internal error: {error!r}", "see the nook's log"))
+        except Exception as error:  # noqa: BLE001 - even a defect is told to the launcher
+            if not adopting:
+                await nook.close()
+            return self._fail(_told(error))
         self._say({"result": result})
         handlers = commands(nook) | {"stop": self._handle_stop(nook)}
         async with ControlServer(self._control, handlers):
             await self._until_stopped(nook)
             if nook.alive:
-                await nook.stop(force=self._force)
+                await nook.stop(force=True)
         await nook.close()
+        if not self._asked:
+            claims.forget(self._name)  # ended by a signal: no command is there to clear up
         return 0
 
     def _handle_stop(self, nook: Nook) -> Handler:
         async def stop(arguments: Arguments) -> dict[str, Any]:
             await nook.stop(force=bool(arguments.get("force")))
+            self._asked = True
             self._stop.set()
             return {"name": self._name, "state": "stopped"}
 
@@ -127,6 +127,13 @@ class _Supervisor:
             os.close(self._ready)
         except OSError:
             structlog.get_logger().warning("the launcher is gone", document=document)
+
+
+def _told(error: Exception) -> NooksError:
+    if isinstance(error, NooksError):
+        return error
+    traceback.print_exc()
+    return NooksError(f"internal error: {error!r}", "see the nook's log")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from nooks.cli.registry import COMMANDS
+from nooks.host.journal import Journal
 
 NOOKS = [sys.executable, "-m", "nooks.cli.main"]
 
@@ -163,15 +163,16 @@ def test_a_defect_is_one_line_that_names_the_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupts(number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [*NOOKS, "events", "--follow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(1.0)
-    process.send_signal(number)
-    said = process.communicate(timeout=20)
-    assert said == ("", "")
-    assert process.returncode == 0
+def test_an_interrupt_ends_following(number: signal.Signals) -> None:
+    Journal("nic0")("started", incarnation=1)
+    with subprocess.Popen(
+        [*NOOKS, "events", "--follow", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "started"
+        process.send_signal(number)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 0
 
 
 def test_an_interrupted_command_says_so() -> None:

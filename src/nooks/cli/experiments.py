@@ -13,7 +13,7 @@ from nooks.cli.output import emit, seconds, table
 from nooks.host.errors import NooksError
 
 bench = typer.Typer(
-    help="Measure recovery and throughput.",
+    help="Measure recovery, throughput, cost, and what is left behind.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -51,10 +51,15 @@ def bench_recovery(
         How | None, typer.Option("--how", metavar="HOW", help="The way to fail, as of 'nooks crash'; mixed without it.")
     ] = None,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=10000, help="How often.")] = 50,
+    spare: Annotated[bool, typer.Option("--spare/--no-spare", help="Leave the nook its spare, or kill it.")] = True,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="The same seed, the same order of failures.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fail a nook again and again under load; report detection, recovery and outage."""
-    options = {"driver": driver, "how": how.value if how else None, "count": count, "json": json}
+    way = how.value if how else None
+    options = {"driver": driver, "how": way, "count": count, "spare": spare, "seed": seed, "json": json}
     result = _run("nooks.lab.bench_recovery", options)
 
     def text() -> None:
@@ -82,6 +87,50 @@ def bench_network(
     columns = ("name", "unit", "baseline", "native", "nook", "ratio")
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
+
+
+@bench.command("footprint")
+def bench_footprint(
+    driver: DriverOption = None,
+    watch_seconds: Annotated[
+        float | None, typer.Option("--seconds", metavar="SECONDS", min=1, max=86400, help="For how long it idles.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure what an idle nook costs: memory and processor time of each of its processes."""
+    result = _run("nooks.lab.footprint", {"driver": driver, "seconds": watch_seconds, "json": json})
+
+    def text() -> None:
+        rows = [
+            (part["process"], part["pid"], _megabytes(part["pss_bytes"].get("total", 0)), part["cpu_percent"])
+            for part in result["processes"]
+        ]
+        total = ("total", "", _megabytes(result["pss_bytes"]), result["cpu_percent"])
+        table(("process", "pid", "PSS, MB", "% of a core"), [*rows, total], empty="")
+
+    emit(result, as_json=json, text=text)
+
+
+@bench.command("cycles")
+def bench_cycles(
+    driver: DriverOption = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100000, help="How many cycles.")] = 200,
+    json: Json = False,
+) -> None:
+    """Start, fail and stop a nook many times; exit 0 only if nothing was left behind."""
+    result = _run("nooks.lab.bench_cycles", {"driver": driver, "count": count, "json": json})
+
+    def text() -> None:
+        left = ", ".join(map(str, result["left"])) or "nothing"
+        print(f"{result['count']} cycles, left behind: {left}, not recovered: {len(result['unrecovered'])}")
+
+    emit(result, as_json=json, text=text)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f}"
 
 
 def _run(module: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("nooks.cli.experiments:demo", "Crash a driver while applications use it.", ("nooks demo",)),
     "bench": Entry(
         "nooks.cli.experiments:bench",
-        "Measure recovery and throughput.",
+        "Measure recovery, throughput, cost, and what is left behind.",
         ("nooks bench recovery --driver e1000 --count 50", "nooks bench network --json"),
     ),
 }

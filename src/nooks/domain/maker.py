@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,6 +16,9 @@ from nooks.host import cache
 from nooks.host.errors import NooksError
 
 KIND = "snapshots"
+
+_LAUNCHES = itertools.count(1)
+"""Over all makers of this process: two domains must never share a control group."""
 
 SAVE_DELAY_SECONDS = 1.0
 
@@ -37,7 +41,6 @@ class DomainMaker:
         self._snapshot: Snapshot | None = None
         self._saving: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
-        self._launched = 0
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -88,8 +91,7 @@ class DomainMaker:
             self._snapshot = None
 
     def _name(self) -> str:
-        self._launched += 1
-        return f"{os.getpid()}-{self._launched}"
+        return f"{os.getpid()}-{next(_LAUNCHES)}"
 
     async def _make(self, attachments: Mapping[str, int]) -> Snapshot:
         """Boot cold and take the snapshot; it is usable at once, and goes into the cache meanwhile."""
