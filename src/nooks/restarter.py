@@ -194,6 +194,7 @@ class DomainRestarter:
         """A domain that is ready to serve. The old bay is free: its domain was fenced."""
         if self._spare is not None:
             spare, self._spare = self._spare, None
+            asyncio.get_running_loop().remove_reader(spare.domain.handles.pidfd)
             if not spare.domain.ended:
                 spare.appoint(number)
                 return spare, Means.SPARE
@@ -258,9 +259,16 @@ class DomainRestarter:
                 domain = await maker.restore(self._bays.descriptors(bay), spare=True)
             self._ledger.hold_domain(bay, domain)
             self._spare = self._open(domain, SPARE, bay)
+            asyncio.get_running_loop().add_reader(domain.handles.pidfd, self._spare_ended, domain.handles.pidfd)
         finally:
             self._loading = False
         await self._rehearse_spare(self._spare)
+
+    def _spare_ended(self, pidfd: int) -> None:
+        """A spare died while it waited: prepare another."""
+        asyncio.get_running_loop().remove_reader(pidfd)
+        if self.live is not None:
+            self.served()
 
     async def _rehearse_spare(self, spare: Incarnation) -> None:
         await spare.domain.run(niceness=PREPARING_NICENESS)
@@ -291,6 +299,7 @@ class DomainRestarter:
 
     def _end_spare(self) -> None:
         if self._spare is not None:
+            asyncio.get_running_loop().remove_reader(self._spare.domain.handles.pidfd)
             self._spare.silence()
             self._ended.append(self._spare)
             self._spare = None
