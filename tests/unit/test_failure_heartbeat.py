@@ -60,7 +60,7 @@ class Host:
         if self.beats and self.now >= self.next_beat and how != "wait":
             self.count += 1
             self.sent.append(self.count)
-            self.next_beat = self.now + 0.05
+            self.next_beat = self.now + 0.075
         if not starved:
             self.unread += self.sent
             self.sent = []
@@ -305,11 +305,11 @@ def test_a_beat_that_was_still_unread_at_the_first_look_saves_the_domain() -> No
     detector.begin(1, 0.0)
     detector.beat(1, 1, 0.0, VcpuTimes(0, 0))
     assert detector.check(0.1, VcpuTimes(0.1, 0)) is None
-    assert detector.check(0.16, VcpuTimes(0.16, 0)) is None
-    assert detector.deadline(0.16) == pytest.approx(0.165)
-    detector.beat(1, 2, 0.161, VcpuTimes(0.161, 0))
-    assert detector.check(0.166, VcpuTimes(0.166, 0)) is None
-    assert detector.check(0.32, VcpuTimes(0.32, 0)) is None
+    assert detector.check(0.18, VcpuTimes(0.18, 0)) is None
+    assert detector.deadline(0.18) == pytest.approx(0.185)
+    detector.beat(1, 2, 0.181, VcpuTimes(0.181, 0))
+    assert detector.check(0.186, VcpuTimes(0.186, 0)) is None
+    assert detector.check(0.35, VcpuTimes(0.35, 0)) is None
     verdict = detector.check(0.326, VcpuTimes(0.326, 0))
     assert verdict is not None
     assert verdict.detail["last_beat"] == 2

@@ -1,4 +1,4 @@
-"""The heartbeat: a process of its own, real-time, which says every 50 ms that this kernel still schedules.
+"""The heartbeat: a process of its own, real-time, which says every 75 ms that this kernel still schedules.
 
 A process and not a thread, so that nothing that the agent is blocked in can hold it up (CPython keeps its
 global lock during ioctls with large buffers, for one). It must stay cheap: an idle domain does little else.
@@ -12,8 +12,8 @@ from binascii import crc32
 from nooks.agent.system import make_real_time
 from nooks.xpc.wire import HEADER, HEARTBEAT, MAGIC, VERSION
 
-INTERVAL_MS = 50
-BEATS_PER_COUNTERS = 4
+INTERVAL_MS = 75
+BEATS_PER_COUNTERS = 3
 PRIORITY = 50
 _PLAIN = b"{}"
 _PLAIN_CRC = crc32(_PLAIN)

@@ -27,10 +27,10 @@ _LONGEST_NAP_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class HeartbeatLimits:
-    """All in seconds. A beat is due every 0.05."""
+    """All in seconds. A beat is due every 0.075."""
 
-    run: float = 0.150
-    """The virtual CPU ran this long without a beat (healthy: under 0.05, measured)."""
+    run: float = 0.175
+    """The virtual CPU ran this long without a beat (healthy: under 0.1)."""
     wall: float = 0.100
     """... and at least this much time passed."""
     asleep: float = 1.0
