@@ -309,7 +309,7 @@ def test_a_beat_that_was_still_unread_at_the_first_look_saves_the_domain() -> No
     assert detector.deadline(0.18) == pytest.approx(0.185)
     detector.beat(1, 2, 0.181, VcpuTimes(0.181, 0))
     assert detector.check(0.186, VcpuTimes(0.186, 0)) is None
-    assert detector.check(0.35, VcpuTimes(0.35, 0)) is None
-    verdict = detector.check(0.326, VcpuTimes(0.326, 0))
+    assert detector.check(0.357, VcpuTimes(0.357, 0)) is None
+    verdict = detector.check(0.363, VcpuTimes(0.363, 0))
     assert verdict is not None
     assert verdict.detail["last_beat"] == 2
