@@ -152,6 +152,16 @@ def directory(kind: str) -> Path:
     return place
 
 
+def require_space(place: Path, size_bytes: int) -> None:
+    """Raise DiskFullError unless that much can still be written below ``place``, an existing directory."""
+    free = shutil.disk_usage(place).free
+    if free < size_bytes:
+        raise DiskFullError(
+            f"{size_bytes / 1e6:.0f} MB are needed in {paths.cache_dir()} and {free / 1e6:.0f} MB are free",
+            "free some, or set XDG_CACHE_HOME to a larger file system",
+        )
+
+
 def write_file(path: Path, content: str) -> None:
     """Replace a small file atomically. Raises DiskFullError."""
     with _explained(path.parent):
@@ -365,7 +375,7 @@ def _explained(place: Path) -> Generator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise _full_error(place) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT):
             raise NooksError(
                 f"the cache directory {place} can't be written: {error.strerror}",
                 "mend its permissions, or set XDG_CACHE_HOME to another directory",

@@ -4,6 +4,7 @@ Nothing of the system's apt is changed: no index, no architecture, no installed 
 downloads; other architectures than the machine's are a matter of configuration. This module knows no package names.
 """
 
+import os
 import re
 import shutil
 import time
@@ -21,7 +22,9 @@ INDEX_SECONDS = 24 * 3600.0
 """How old the index may be before it is fetched again."""
 
 _JUST_NOW_SECONDS = 60.0
-_UPDATE_TIMEOUT_SECONDS = 600.0
+_UPDATE_TIMEOUT_SECONDS = 180.0
+_INDEX_BYTES = 100 << 20
+"""What an index with apt's digest of it takes. apt hangs or truncates where there is less."""
 _DOWNLOAD_TIMEOUT_SECONDS = 1800.0
 _UNPACK_TIMEOUT_SECONDS = 300.0
 
@@ -76,6 +79,7 @@ class Package:
     version: str
     architecture: str
     size_bytes: int
+    installed_bytes: int
     depends: tuple[str, ...]
     """Names only: of alternatives the first, without versions; pre-dependencies included."""
 
@@ -120,7 +124,7 @@ class Archive:
     def package(self, name: str) -> Package:
         """The candidate version of a package. Raises ArchiveError if there is none."""
         try:
-            text = self._apt("apt-cache", "show", "--no-all-versions", name)
+            text = self._run("apt-cache", "show", "--no-all-versions", name)[0]
         except ProcessError as error:
             raise self._missing(name) from error
         for fields in _paragraphs(text):
@@ -129,26 +133,30 @@ class Archive:
         raise self._missing(name)
 
     def names(self, prefix: str) -> list[str]:
-        """The names of all packages that begin with ``prefix``."""
-        return sorted(self._apt("apt-cache", "pkgnames", prefix).split())
+        """The names of all packages that begin with ``prefix``. Raises ArchiveError if there are none."""
+        names = sorted(self._run("apt-cache", "pkgnames", prefix)[0].split())
+        if not names:
+            raise self._missing(f"{prefix}*")
+        return names
 
     def unpack(self, packages: Sequence[Package], into: Path) -> None:
         """Download packages (apt verifies them) and unpack their files into a directory.
 
-        Raises ArchiveError if one can't be had, NooksError if it can't be unpacked.
+        Raises ArchiveError if one can't be had, DiskFullError, NooksError if it can't be unpacked.
         """
         into.mkdir(parents=True, exist_ok=True)
         downloads = into / ".packages"
         downloads.mkdir()
         size_bytes = sum(package.size_bytes for package in packages)
+        cache.require_space(into, size_bytes + sum(package.installed_bytes for package in packages))
         what = packages[0].name if len(packages) == 1 else f"{len(packages)} packages"
         self._progress(f"downloading {what} ({size_bytes / 1e6:.0f} MB)", 0, size_bytes)
         try:
             exact = [package.exact for package in packages]
-            self._apt("apt-get", "-qq", "download", *exact, cwd=downloads, seconds=_DOWNLOAD_TIMEOUT_SECONDS)
+            self._run("apt-get", "-qq", "download", *exact, cwd=downloads, seconds=_DOWNLOAD_TIMEOUT_SECONDS)
         except ProcessError as error:
             raise ArchiveError(
-                f"{what} can't be downloaded: {_last_complaint(str(error))}",
+                f"{what} can't be downloaded: {_complaint(str(error))}",
                 "check the network and the sources of apt",
             ) from error
         self._progress(f"unpacking {what}")
@@ -176,24 +184,28 @@ class Archive:
 
     def _update(self) -> None:
         """Fetch the index. A suite that fails is no matter as long as others bring what is wanted."""
+        cache.require_space(self._root, _INDEX_BYTES)
         self._progress(f"reading the package index for {self.architecture}")
-        self._trouble = ""
         try:
-            self._apt("apt-get", "-q", "update", seconds=_UPDATE_TIMEOUT_SECONDS)
+            # Without a source that works, apt only warns.
+            _, said = self._run("apt-get", "-q", "update", seconds=_UPDATE_TIMEOUT_SECONDS)
         except ProcessError as error:
-            self._trouble = _last_complaint(str(error))
-            self._progress(f"some package indexes could not be read: {self._trouble}")
-        if any((self._root / "state/lists").glob("*_Packages*")):
-            (self._root / "updated").touch()
-        else:
+            said = str(error)
+        self._trouble = _complaint(said)
+        if not any((self._root / "state/lists").glob("*_Packages*")):
             raise ArchiveError(
                 f"no package index for {self.architecture} could be read: {self._trouble or 'no source has one'}",
                 "check the network and the sources of apt",
             )
+        if self._trouble:
+            self._progress(f"not all package indexes could be read: {self._trouble}")
+        (self._root / "updated").touch()
 
-    def _apt(self, program: str, *arguments: str, cwd: Path | None = None, seconds: float = 60.0) -> str:
+    def _run(self, program: str, *arguments: str, cwd: Path | None = None, seconds: float = 60.0) -> tuple[str, str]:
+        """What a program of apt printed, and what it complained of."""
         argv = [program, "-c", str(self._root / "apt.conf"), *arguments]
-        return run(argv, timeout_seconds=seconds, cwd=cwd).stdout
+        done = run(argv, timeout_seconds=seconds, cwd=cwd, env={**os.environ, "LC_ALL": "C"})
+        return done.stdout, done.stderr
 
     def _missing(self, name: str) -> NotInArchiveError:
         why = f" ({self._trouble})" if self._trouble else ""
@@ -229,12 +241,16 @@ def _package(fields: dict[str, str]) -> Package:
         version=fields["Version"],
         architecture=fields["Architecture"],
         size_bytes=int(fields.get("Size", "0")),
+        installed_bytes=int(fields.get("Installed-Size", "0")) << 10,
         depends=tuple(match[1] for match in names if match),
     )
 
 
-def _last_complaint(text: str) -> str:
-    """The most telling line of what apt said: the first that it marks as an error."""
+def _complaint(text: str) -> str:
+    """The most telling line of what apt said: the first that it marks as an error or a warning, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix("E:").strip() for line in lines if line.startswith("E:")]
-    return (errors or lines or ["no reason given"])[0][:300]
+    for mark in ("E:", "W:"):
+        for line in lines:
+            if mark in line:
+                return line.partition(mark)[2].strip()[:300]
+    return lines[-1][:300] if lines else ""

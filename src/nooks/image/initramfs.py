@@ -6,39 +6,23 @@ order, ``base.list`` (what every domain needs) and ``driver.list``; /crash has m
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nooks
 from nooks.host import cache
-from nooks.host.errors import InputError, NooksError
 from nooks.image import kernel as kernels
 from nooks.image import userland as userlands
-from nooks.image.cpio import CpioWriter
 from nooks.image.kernel import FLAVOURS, Kernel
-from nooks.image.modules import Module, ModuleTree
 from nooks.image.payload import AGENT, Payload
 from nooks.image.progress import Progress, quiet
-from nooks.image.saboteur import crash_modules
-from nooks.image.userland import Userland
-
-REQUIRED_MODULES = ("virtio_ring", "virtio", "virtio_pci", "virtio_console")
-"""Without these a domain can't speak. The ring comes first: the bus wants it, though nothing says so."""
-
-USEFUL_MODULES = (
-    *("virtio_net", "sch_ingress", "cls_matchall", "act_mirred", "8021q"),  # the data path of a network nook
-    *("pvpanic_mmio", "pvpanic_pci"),  # tells the host of a panic
-)
-"""Present in every image of a kernel that has them."""
 
 _KIND = "images"
-_ARCHIVE = "initramfs.cpio"
-_FACTS = "image.json"
+ARCHIVE = "initramfs.cpio"
+FACTS = "image.json"
 _KEEP = 12
 _UNUSED_SECONDS = 3 * 24 * 3600.0
-_FIRMWARE_ROOTS = ("lib/firmware", "usr/lib/firmware")
 
 
 @dataclass(frozen=True)
@@ -74,100 +58,20 @@ def build(
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
     place = cache.find(_KIND, key)
     if place is None:
-        recipe = _Recipe(kernels.whole(kernel, progress), userlands.whole(userland, progress), payload, progress)
+        from nooks.image.recipe import Recipe  # brings pyelftools and more; not needed while all is cached
+
+        recipe = Recipe(kernels.whole(kernel, progress), userlands.whole(userland, progress), payload, progress)
         place = cache.entry(_KIND, key, lambda folder: recipe.make(folder, modules, firmware))
         cache.prune(_KIND, keep=_KEEP, unused_seconds=_UNUSED_SECONDS)
     cache.touch(place)
-    facts = json.loads((place / _FACTS).read_bytes())
+    facts = json.loads((place / FACTS).read_bytes())
     return Image(
         kernel=kernel,
-        initramfs=place / _ARCHIVE,
+        initramfs=place / ARCHIVE,
         digest=facts["digest"],
         base_order=tuple(facts["base_order"]),
         load_order=tuple(facts["load_order"]),
     )
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """All that an image is made from."""
-
-    kernel: Kernel
-    userland: Userland
-    payload: Payload
-    progress: Progress
-
-    def make(self, folder: Path, names: Sequence[str], firmware: Sequence[str]) -> None:
-        """Write the archive and the facts about it."""
-        self.progress(f"building an image for {', '.join(names) or 'no driver'} on kernel {self.kernel.version}")
-        tree = ModuleTree(self.kernel.modules, self.kernel.version)
-        base = _base_modules(tree)
-        driver = [module for module in tree.closure(names) if module not in base]
-        archive = folder / _ARCHIVE
-        with archive.open("wb") as file:
-            writer = CpioWriter(file)
-            _add_skeleton(writer)
-            self._add_python(writer)
-            _add_modules(writer, base, driver)
-            for how, module in crash_modules(tree).items():
-                writer.regular(f"/crash/{how}.ko", module)
-            for name in firmware:
-                writer.regular(f"/lib/firmware/{name}", _firmware(name, self.kernel))
-            writer.finish()
-        with archive.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        digest.update(self.kernel.digest.encode())
-        facts = {
-            "digest": digest.hexdigest(),
-            "base_order": [module.file_name for module in base],
-            "load_order": [module.file_name for module in driver],
-        }
-        (folder / _FACTS).write_text(json.dumps(facts))
-
-    def _add_python(self, writer: CpioWriter) -> None:
-        with tempfile.TemporaryDirectory(prefix="nooks-") as folder:
-            parts = self.payload.parts(self.userland, Path(folder))
-            for name, source in sorted(parts.files.items()):
-                executable = source.stat().st_mode & 0o111
-                writer.regular(name, source.read_bytes(), 0o755 if executable else 0o644)
-        for folder_name in parts.directories:
-            writer.directory(folder_name)
-        writer.regular("/init", parts.init.encode(), 0o755)
-
-
-def _base_modules(tree: ModuleTree) -> list[Module]:
-    for name in REQUIRED_MODULES:
-        if not tree.has(name):
-            raise InputError(f"kernel {tree.version} can't run a domain: it has no {name}", "use another kernel")
-    return tree.closure([*REQUIRED_MODULES, *(name for name in USEFUL_MODULES if tree.has(name))])
-
-
-def _add_skeleton(writer: CpioWriter) -> None:
-    for name in ("/dev", "/proc", "/sys", "/run", "/tmp", "/modules", "/crash", "/lib/firmware"):
-        writer.directory(name)
-    # What is needed before anything is mounted: the kernel opens the console for init, and Python wants randomness.
-    # Numbers as in Documentation/admin-guide/devices.txt.
-    writer.character_device("/dev/console", 5, 1)
-    writer.character_device("/dev/null", 1, 3, 0o666)
-    writer.character_device("/dev/urandom", 1, 9, 0o666)
-
-
-def _add_modules(writer: CpioWriter, base: Sequence[Module], driver: Sequence[Module]) -> None:
-    for module in (*base, *driver):
-        writer.regular(f"/modules/{module.file_name}", module.read())
-    for name, modules in (("base", base), ("driver", driver)):
-        text = "".join(f"{module.file_name}\n" for module in modules)
-        writer.regular(f"/modules/{name}.list", text.encode())
-
-
-def _firmware(name: str, kernel: Kernel) -> bytes:
-    roots = [Path(kernel.origin)] if kernel.origin else []
-    for root in (*roots, Path("/")):
-        for folder in _FIRMWARE_ROOTS:
-            path = root / folder / name
-            if path.is_file():
-                return path.read_bytes()
-    raise NooksError(f"the firmware {name} is not in /lib/firmware", "install the package that has it")
 
 
 def _own_digest() -> str:

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 
 import nooks
 from nooks.host.errors import NooksError
-from nooks.image.elf import needed_libraries, requested_loader
 from nooks.image.userland import Compilation, Userland
 
 _LAZY = ("encodings.ascii", "encodings.latin_1", "encodings.utf_8")
@@ -140,6 +139,8 @@ def _linked(files: dict[str, Path], userland: Userland) -> dict[str, Path]:
 
     A library that the userland lacks is left out, as the standard library goes on without the extension module.
     """
+    from nooks.image.elf import needed_libraries, requested_loader  # brings pyelftools; not needed while all is cached
+
     programs = [userland.interpreter, *(path for path in files.values() if path.suffix == ".so")]
     found: dict[str, Path] = {f"/usr/bin/{userland.interpreter.name}": userland.interpreter}
     loader = requested_loader(userland.interpreter)

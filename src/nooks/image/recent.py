@@ -24,17 +24,19 @@ def newest(question: str, fetch: Callable[[], str], cached: Callable[[], str | N
     """The key of the cache entry that answers ``question``.
 
     ``fetch`` asks the archive and makes the entry; if the archive can't be used, ``cached`` may name an older one.
-    Raises what ``fetch`` raises if there is none, or if the fault is not the archive's.
+    Raises what ``fetch`` raises if there is none, or if the question makes no sense.
     """
     try:
         key, seconds = fetch(), FRESH_SECONDS
-    except (InputError, DiskFullError):
+    except InputError:
         raise
     except NooksError as error:
         older = cached()
+        if older is None and isinstance(error, DiskFullError):
+            raise
         if older is None:
             raise NooksError(f"{error.message}, and none is cached", error.fix) from error
-        progress(f"using {older} from the cache, since the package archive can't be used: {error.message}")
+        progress(f"using {older} from the cache, since the newest can't be had: {error.message}")
         key, seconds = older, OFFLINE_SECONDS
     record = {"expires": time.time() + seconds, "key": key}
     cache.write_file(_path(question), json.dumps(record))

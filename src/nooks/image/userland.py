@@ -4,10 +4,7 @@ An entry holds what the packages unpack to. Which parts of it an image needs is 
 very interpreter; it also compiles, so that the host's Python may be of another version.
 """
 
-import hashlib
 import json
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +12,10 @@ from pathlib import Path
 
 from nooks.host import cache
 from nooks.host.errors import NooksError
-from nooks.host.process import run
 from nooks.image import recent
-from nooks.image.apt import Archive, ArchiveError, Package
 from nooks.image.progress import Progress, quiet
 
-_KIND = "userlands"
-_METAPACKAGE = "python3-minimal"
-_LIBRARIES = re.compile(r"libc6|zlib1g|libexpat1|libffi\d+|libpython3\.\d+-minimal")
-"""The packages that hold what the interpreter and the extension modules of an agent are linked with."""
+KIND = "userlands"
 _KEEP = 4
 _UNUSED_SECONDS = 14 * 24 * 3600.0
 
@@ -104,6 +96,8 @@ class Userland:
 
         Raises NooksError if it fails.
         """
+        from nooks.host.process import run  # not needed while all is cached
+
         folders = ":".join(sorted({str(path.parent) for path in self.shared_libraries.values()}))
         start = [str(self.loader), "--library-path", folders, str(self.interpreter), "-ISE", "-X", "utf8"]
         try:
@@ -129,17 +123,17 @@ def resolve(architecture: str, progress: Progress = quiet) -> Userland:
     """
     question = f"userland-{architecture}"
     known = recent.recall(question)
-    place = cache.find(_KIND, known, watch=()) if known is not None else None
+    place = cache.find(KIND, known, watch=()) if known is not None else None
     if place is None:
         place = _newest(question, architecture, progress)
-        cache.prune(_KIND, keep=_KEEP, unused_seconds=_UNUSED_SECONDS)
+        cache.prune(KIND, keep=_KEEP, unused_seconds=_UNUSED_SECONDS)
     cache.touch(place)
     return Userland(place, architecture)
 
 
 def whole(userland: Userland, progress: Progress = quiet) -> Userland:
     """The same userland after a look at each of its files; fetched again if one is damaged."""
-    if cache.find(_KIND, userland.root.name) is not None:
+    if cache.find(KIND, userland.root.name) is not None:
         return userland
     progress("the cached Python is damaged; getting it again")
     architecture = userland.architecture
@@ -148,38 +142,15 @@ def whole(userland: Userland, progress: Progress = quiet) -> Userland:
 
 def _newest(question: str, architecture: str, progress: Progress) -> Path:
     def cached() -> str | None:
-        return next((key for key in cache.keys(_KIND) if f"_{architecture}_" in key and cache.find(_KIND, key)), None)
+        return next((key for key in cache.keys(KIND) if f"_{architecture}_" in key and cache.find(KIND, key)), None)
 
-    archive = Archive(architecture, progress)
-    key = recent.newest(question, lambda: archive.consult(lambda: _fetch(archive)), cached, progress)
-    place = cache.find(_KIND, key)
+    def fetch() -> str:
+        from nooks.image import userland_packages  # not needed while all is cached
+
+        return userland_packages.fetch(architecture, progress)
+
+    key = recent.newest(question, fetch, cached, progress)
+    place = cache.find(KIND, key)
     if place is None:
         raise NooksError(f"the Python {key} vanished from the cache", "try again")
     return place
-
-
-def _fetch(archive: Archive) -> str:
-    """Find, download and unpack the packages; returns the key of their cache entry."""
-    packages = _packages(archive)
-    named = packages[0]
-    versions = hashlib.sha256(" ".join(sorted(package.exact for package in packages)).encode()).hexdigest()
-    key = re.sub(r"[^A-Za-z0-9._+-]", "-", f"{named.name}_{named.version}_{archive.architecture}_{versions[:16]}")
-
-    def build(place: Path) -> None:
-        archive.unpack(packages, place)
-        for name in ("usr/share", "etc", "var"):
-            shutil.rmtree(place / name, ignore_errors=True)
-
-    cache.entry(_KIND, key, build)
-    return key
-
-
-def _packages(archive: Archive) -> list[Package]:
-    """The minimal interpreter, its standard library, and what they are linked with; the interpreter first."""
-    names = [n for n in archive.package(_METAPACKAGE).depends if re.fullmatch(r"python3\.\d+-minimal", n)]
-    if not names:
-        raise ArchiveError(f"{_METAPACKAGE} depends on no interpreter", "check the sources of apt")
-    interpreter = archive.package(names[0])
-    library = archive.package(f"lib{interpreter.name.removesuffix('-minimal')}-stdlib")
-    needed = dict.fromkeys(n for n in (*interpreter.depends, *library.depends) if _LIBRARIES.fullmatch(n))
-    return [interpreter, library, *(archive.package(name) for name in needed)]

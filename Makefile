@@ -1,0 +1,62 @@
+# Everything a newcomer types. `make demo` and `make test` set up what is missing first; both may be repeated.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SYNCED := $(VENV)/.synced
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo demo-picture test test-unit test-vm test-long lint format complexity clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: system-packages $(SYNCED) ## system packages (only missing ones) and the virtual environment
+
+.PHONY: system-packages
+system-packages:
+	@$(AS_ROOT) sh scripts/system-packages
+
+$(SYNCED): requirements.lock pyproject.toml | system-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/pip install --quiet uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+lock: $(SYNCED) ## regenerate requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+
+demo: setup ## crash a network driver seven ways while a download goes on
+	$(AS_ROOT) $(BIN)/nooks demo network
+
+demo-picture: setup ## docs/demo.svg from a real run
+	$(AS_ROOT) $(BIN)/nooks demo network --picture docs/demo.svg
+
+test: lint test-unit test-vm ## what continuous integration runs
+
+lint: setup ## style, formatting, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: setup ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test-unit: setup ## tests without a virtual machine
+	$(BIN)/pytest tests/unit -n auto
+
+test-vm: setup ## tests on real domains
+	$(AS_ROOT) $(BIN)/pytest tests/vm -m "vm and not slow"
+
+test-long: setup ## tests that take minutes
+	$(AS_ROOT) $(BIN)/pytest tests/vm -m slow
+
+complexity: setup ## lines per room and class, beside the papers' figures
+	$(BIN)/python -m nooks.lab.complexity
+
+clean: ## remove the virtual environment and what tools left
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,139 @@
+"""The baseline of ``bench network``: the same QEMU, kernel and card, wired to TAPs by hand, none of our code inside.
+
+The guest's init is a shell script with Debian's own ip, tc and insmod, taken from the host.
+"""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from nooks.drivers import find
+from nooks.host.errors import InputError, MachineError
+from nooks.host.process import run
+from nooks.image import kernel as kernels
+from nooks.image.cpio import CpioWriter
+from nooks.image.modules import ModuleTree
+from nooks.lab.bed import Bed, address_peer, quiet_ipv6
+from nooks.lab.workers import Worker, worker
+from nooks.spec import parse_device
+
+BOOT_SECONDS = 60.0
+MODULES = ("virtio_ring", "virtio", "virtio_pci", "virtio_net", "sch_ingress", "cls_matchall", "act_mirred")
+PROGRAMS = ("sh", "mount", "insmod", "ip", "tc", "sleep", "readlink")
+TAKEN_OVER = ("-accel", "-cpu", "-m", "-bios", "-append")
+_LIBRARY = re.compile(r"(/\S+) \(0x")
+
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+while read -r module; do insmod "/modules/$module"; done < /modules/order
+sleep 0.2
+for path in /sys/class/net/*; do
+    case "$(readlink "$path/device/driver")" in
+        */virtio_net) host=${path##*/} ;;
+        ?*) card=${path##*/} ;;
+    esac
+done
+ip link set "$host" up promisc on
+ip link set "$card" up
+tc qdisc add dev "$host" clsact
+tc qdisc add dev "$card" clsact
+tc filter add dev "$host" ingress matchall action mirred egress redirect dev "$card"
+tc filter add dev "$card" ingress matchall action mirred egress redirect dev "$host"
+while read -r carrier < "/sys/class/net/$card/carrier" && test "$carrier" != 1; do sleep 0.1; done
+echo '{"event": "ready"}'
+while true; do sleep 1000; done
+"""
+
+
+@contextlib.asynccontextmanager
+async def wired_by_hand(bed: Bed, driver: str, domain_arguments: Mapping[str, str]) -> AsyncGenerator[Worker, None]:
+    """The bed's cable and interface joined by a guest that knows nothing of us; yields its QEMU.
+
+    ``domain_arguments`` are the arguments of a nook's domain (``arguments_of``), so that both are alike.
+    Raises InputError if the driver has no emulated device, MachineError if a program is missing.
+    """
+    row = find(driver)
+    if not row.devices:
+        raise InputError(f"{driver} has no device to measure with", "use a driver of 'nooks drivers'")
+    device = parse_device(row.devices[0])
+    kernel = kernels.whole(kernels.resolve("debian", row.flavour))
+    modules = ModuleTree(kernel.modules, kernel.version).closure([*MODULES, row.module])
+    with tempfile.TemporaryDirectory(prefix="nooks-by-hand-") as folder, taps(bed) as mac:
+        initramfs = Path(folder) / "initramfs.cpio"
+        _build(initramfs, [(module.file_name, module.read()) for module in modules])
+        argv = [
+            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *("-machine", "pc,usb=off,vmport=off,graphics=off"),
+            *(part for option in TAKEN_OVER for part in (option, domain_arguments[option])),
+            *("-kernel", str(kernel.vmlinux), "-initrd", str(initramfs)),
+            *("-serial", "stdio"),
+            *("-netdev", f"tap,id=host,ifname={bed.nook},script=no,downscript=no,vhost=off"),
+            *("-device", "virtio-net-pci,netdev=host,romfile="),
+            *("-netdev", f"tap,id=wire,ifname={bed.wire},script=no,downscript=no,vhost=off"),
+            *("-device", f"{device.model},netdev=wire,mac={mac},romfile="),
+        ]
+        async with worker("hand-wired guest", argv) as guest:
+            await guest.until_ready(BOOT_SECONDS)
+            run(["ip", "link", "set", bed.wire, "netns", bed.netns])
+            address_peer(bed)
+            yield guest
+
+
+@contextlib.contextmanager
+def taps(bed: Bed) -> Generator[str, None, None]:
+    """Both TAPs, as a user would make them; yields the MAC address of the host's."""
+    run(["ip", "tuntap", "add", "dev", bed.nook, "mode", "tap", "vnet_hdr"])
+    try:
+        run(["ip", "tuntap", "add", "dev", bed.wire, "mode", "tap"])
+        try:
+            quiet_ipv6(bed.nook, None)
+            run(["ip", "address", "add", f"{bed.host}/{bed.prefix}", "dev", bed.nook])
+            run(["ip", "link", "set", bed.nook, "up"])
+            yield Path("/sys/class/net", bed.nook, "address").read_text().strip()
+        finally:
+            _delete(bed.wire, bed.netns)
+    finally:
+        _delete(bed.nook, None)
+
+
+def arguments_of(pid: int) -> dict[str, str]:
+    """The options on the command line of a process, with the word that follows each."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    return {word: follower for word, follower in pairwise(words) if word.startswith("-")}
+
+
+def libraries(program: Path) -> list[Path]:
+    """The shared libraries (and loader) that a program of the host needs."""
+    return [Path(match) for match in _LIBRARY.findall(run(["ldd", str(program)]).stdout)]
+
+
+def _build(initramfs: Path, modules: Sequence[tuple[str, bytes]]) -> None:
+    files: dict[str, tuple[bytes, int]] = {"/init": (INIT.encode(), 0o755)}
+    for name in PROGRAMS:
+        found = run(["sh", "-c", f"PATH=$PATH:/usr/sbin:/sbin command -v {name}"]).stdout.strip()
+        if not found.startswith("/"):
+            raise MachineError(f"{name} is missing", "run 'make setup'")
+        files[f"/bin/{name}"] = (Path(found).read_bytes(), 0o755)
+        for library in libraries(Path(found)):
+            files[str(library)] = (library.read_bytes(), 0o755)
+    files |= {f"/modules/{name}": (code, 0o644) for name, code in modules}
+    files["/modules/order"] = ("".join(f"{name}\n" for name, _ in modules).encode(), 0o644)
+    with initramfs.open("wb") as file:
+        writer = CpioWriter(file)
+        for name in ("/dev", "/proc", "/sys"):
+            writer.directory(name)
+        writer.character_device("/dev/console", 5, 1)
+        writer.character_device("/dev/null", 1, 3, 0o666)
+        for name, (data, permissions) in files.items():
+            writer.regular(name, data, permissions)
+        writer.finish()
+
+
+def _delete(interface: str, netns: str | None) -> None:
+    for where in ([], *([["-n", netns]] if netns else [])):
+        with contextlib.suppress(Exception):
+            run(["ip", *where, "link", "delete", interface])

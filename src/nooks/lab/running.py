@@ -1,0 +1,30 @@
+"""How a command of the lab runs its coroutine: errors come out as the product's own, not in groups."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from nooks.host.errors import NooksError
+
+T = TypeVar("T")
+
+
+def run_lab(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end and return the result. Of a group of errors the first NooksError is raised, if it has one."""
+    try:
+        return asyncio.run(coroutine)
+    except BaseExceptionGroup as group:
+        told = first_of(group)
+        if told is None:
+            raise
+        raise told from None
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> NooksError | None:
+    """The first NooksError in a group, however deep."""
+    for error in group.exceptions:
+        if isinstance(error, NooksError):
+            return error
+        if isinstance(error, BaseExceptionGroup) and (found := first_of(error)) is not None:
+            return found
+    return None
