@@ -9,10 +9,11 @@ import random
 import secrets
 import shutil
 import socket
+import subprocess
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
@@ -21,13 +22,15 @@ from nooks.device.emulated import host_side_network, network_card
 from nooks.domain.accel import tcg
 from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
+from nooks.domain.monitor import Event
 from nooks.domain.qemu import Plan
 from nooks.endpoint import netns
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.wire import Wire, parse_wire
 from nooks.image import initramfs, kernel
-from nooks.incarnation import Incarnation, Listener
-from nooks.xpc.messages import BringUp, Module, Resume
+from nooks.incarnation import Incarnation
+from nooks.xpc.errors import ProtocolError
+from nooks.xpc.messages import BringUp, Message, Module, Resume
 
 pytestmark = [
     pytest.mark.vm,
@@ -39,16 +42,16 @@ PORT = 7000
 INTERVAL_SECONDS = 0.001
 
 
-class _Deaf(Listener):
+class _Deaf:
     """Nobody listens."""
 
-    def heard_beat(self, *_: object) -> None: ...
+    def heard_beat(self, incarnation: Incarnation, count: int, counters: dict[str, int] | None) -> None: ...
 
-    def heard_message(self, *_: object) -> None: ...
+    def heard_message(self, incarnation: Incarnation, message: Message) -> None: ...
 
-    def heard_violation(self, *_: object) -> None: ...
+    def heard_violation(self, incarnation: Incarnation, error: ProtocolError) -> None: ...
 
-    def heard_machine(self, *_: object) -> None: ...
+    def heard_machine(self, incarnation: Incarnation, event: Event) -> None: ...
 
 
 class Datagrams:
@@ -90,7 +93,7 @@ class Datagrams:
 
 
 @asynccontextmanager
-async def live_domain() -> AsyncIterator[tuple[DomainMaker, TapEndpoint, Wire, str]]:
+async def live_domain() -> AsyncGenerator[tuple[DomainMaker, TapEndpoint, Wire, str]]:
     """A domain with the first driver of the table that serves on bay 0, and the maker of its spares for bay 1."""
     suffix = secrets.token_hex(3)
     endpoint = TapEndpoint.create(f"s{suffix}")
@@ -136,11 +139,12 @@ def descriptors(endpoint: TapEndpoint, wire: Wire, bay: int) -> dict[str, int]:
 
 
 @contextmanager
-def traffic(endpoint: TapEndpoint, wire: Wire, namespace: str) -> Iterator[list[Datagrams]]:
+def traffic(endpoint: TapEndpoint, wire: Wire, namespace: str) -> Generator[list[Datagrams]]:
     """Datagrams both ways through the live domain."""
     here, there = "10.126.77.1", "10.126.77.2"
     endpoint.configure([f"{here}/24"], up=True)
-    os.system(f"ip -n {namespace} address add {there}/24 dev {wire.spec.interface}")
+    address = ["ip", "-n", namespace, "address", "add", f"{there}/24", "dev", str(wire.spec.interface)]
+    subprocess.run(address, check=True)
     outside = netns.open_named(namespace)
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
     with netns.entered(outside):
