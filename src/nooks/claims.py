@@ -1,6 +1,6 @@
 """Names of nooks: one folder each in the run directory, claimed by a lock that dies with its holders.
 
-RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json`` and ``image.json``. The lock is held by the command
+RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json`` and ``pid``. The lock is held by the command
 that starts a nook and then, by inheritance, by its supervisor. The keeper does not hold it: a nook whose supervisor
 died can be claimed by the next one.
 """
@@ -24,6 +24,8 @@ CONTROL = "control"
 KEEPER = "keeper"
 SPEC = "spec.json"
 IMAGE = "image.json"
+PID = "pid"
+"""The supervisor's process id, for systemd (PIDFile); nothing of ours trusts it."""
 
 _POLL_SECONDS = 0.01
 

@@ -78,6 +78,7 @@ class _Supervisor:
             if not adopting:
                 await nook.close()
             return self._fail(_told(error))
+        (nook_dir(self._name) / claims.PID).write_text(f"{os.getpid()}\n")
         self._say({"result": result})
         handlers = commands(nook) | {"stop": self._handle_stop(nook)}
         async with ControlServer(self._control, handlers):

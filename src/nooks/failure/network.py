@@ -87,8 +87,9 @@ class Counters:
 
 @dataclass
 class _Flow:
-    """What moved, and since when what stands still."""
+    """What moved, and since when what stands still; ``first`` is the first sample since the driver counts."""
 
+    first: Counters
     last: Counters
     tx_moved_at: float
     rx_moved_at: float
@@ -201,12 +202,14 @@ class NetworkDetector:
         if self._incarnation is None or sample is None:
             return
         if self._flow is None or sample.went_back(self._flow.last):
-            self._flow = _Flow(sample, now, now)
+            self._flow = _Flow(sample, sample, now, now)
             self._question = None
             return
         if self._flow.take(sample, now, self._limits.busy_packets):
             self._works(now, quiet_seconds=0.0)
             self._trust = self._limits.trust_seconds
+        elif sample.nic_rx - self._flow.first.nic_rx >= self._limits.busy_packets:
+            self._proven = True  # slowly, but it receives: if that ends, it ends anew
         if self._probing is not None or not self._carrier:
             return
         if self._question is not None and self._question.unanswered:
