@@ -1,8 +1,8 @@
 """Names of nooks: one folder each in the run directory, claimed by a lock that dies with its holders.
 
-RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json`` and ``pid``. The lock is held by the command
-that starts a nook and then, by inheritance, by its supervisor. The keeper does not hold it: a nook whose supervisor
-died can be claimed by the next one.
+RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json`` and ``pid``. The lock is held by the
+command that starts a nook and then, by inheritance, by its supervisor. The keeper does not hold it: a nook whose
+supervisor died can be claimed by the next one.
 """
 
 import contextlib
