@@ -24,8 +24,8 @@ SETTLE_SECONDS = 0.3
 """A new spare is prepared only when the new incarnation has caught up with what waited for it."""
 
 REST_SECONDS = 1.1
-"""How long a spare runs on after its rehearsal. Cards need a while after their filters were set (QEMU's e1000 holds
-all reception for a second, hw/net/e1000.c flush_queue_timer); a paused spare's clock stands still."""
+"""How long a domain runs on after its settings changed. Cards need a while after their filters were set (QEMU's
+e1000 holds all reception for a second, hw/net/e1000.c flush_queue_timer); a paused spare's clock stands still."""
 
 SPARE_RETRY_SECONDS = 5.0
 """A spare that could not be prepared is tried again after this long."""
@@ -176,6 +176,7 @@ class DomainRestarter:
     def refresh_spare(self) -> None:
         """The recorded state changed: the spare has to learn of it."""
         self._stale = True
+        self.maker.personal = False
         self.served()
 
     async def close(self) -> None:
@@ -245,7 +246,7 @@ class DomainRestarter:
                     await self._clear_ended()
                     await self._load_spare(self.maker)
                 else:
-                    await self._rehearse_spare(self._spare)
+                    await self._rehearse_spare(self._spare, rest_seconds=REST_SECONDS)
             except (NooksError, XpcError, OSError, ValueError) as error:
                 self._log.warning("no spare", error=str(error))
                 self._end_spare()
@@ -253,6 +254,8 @@ class DomainRestarter:
 
     async def _load_spare(self, maker: DomainMaker) -> None:
         bay = self._free_bay()
+        if not maker.personal:
+            await self._personalise(maker, bay)
         self._loading = True
         try:
             with self._bays.launching():
@@ -262,7 +265,22 @@ class DomainRestarter:
             asyncio.get_running_loop().add_reader(domain.handles.pidfd, self._spare_ended, domain.handles.pidfd)
         finally:
             self._loading = False
-        await self._rehearse_spare(self._spare)
+        await self._rehearse_spare(self._spare, rest_seconds=0.0)
+
+    async def _personalise(self, maker: DomainMaker, bay: int) -> None:
+        """Make a snapshot that has the recorded state in it, its card at rest: no later domain has to get there."""
+        with self._bays.launching():
+            domain = await maker.restore_to_keep(self._bays.descriptors(bay))
+        model = self._open(domain, SPARE, bay)
+        self._ledger.hold_domain(bay, domain)
+        try:
+            await self._rehearse_spare(model, rest_seconds=REST_SECONDS)
+            await model.close()
+            await maker.keep(domain)
+        finally:
+            model.silence()
+            self._ended.append(model)
+        await self._clear_ended()
 
     def _spare_ended(self, pidfd: int) -> None:
         """A spare died while it waited: prepare another."""
@@ -270,10 +288,10 @@ class DomainRestarter:
         if self.live is not None:
             self.served()
 
-    async def _rehearse_spare(self, spare: Incarnation) -> None:
+    async def _rehearse_spare(self, spare: Incarnation, *, rest_seconds: float) -> None:
         await spare.domain.run(niceness=PREPARING_NICENESS)
         await self._rehearse(spare)
-        await asyncio.sleep(REST_SECONDS)
+        await asyncio.sleep(rest_seconds)
         await spare.domain.pause()
 
     def _prepared(self, task: "asyncio.Task[None]") -> None:

@@ -164,9 +164,27 @@ def test_the_user_wire_dies_with_its_last_holder(name: str) -> None:
 
 
 @needs_tap
+@needs_slirp
+def test_the_user_wire_leaves_the_hosts_named_namespaces_alone(name: str) -> None:
+    async def run() -> None:
+        netns.make(name)
+        try:
+            wire = await Wire.open(parse_wire("user"))
+            inside = netns.open_named(name)
+            with netns.entered(inside):  # what is left of an unmounted one is a plain file, which can't be entered
+                pass
+            os.close(inside)
+            await wire.close()
+        finally:
+            netns.remove(name)
+
+    asyncio.run(run())
+
+
+@needs_tap
 def test_a_missing_slirp4netns_is_one_clear_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slirp, "PROGRAM", "no-such-slirp4netns")
-    with pytest.raises(MachineError, match="apt install"):
+    with pytest.raises(MachineError, match="apt-get install"):
         asyncio.run(Wire.open(parse_wire("user")))
 
 

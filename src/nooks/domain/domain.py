@@ -97,13 +97,21 @@ class Domain:
         snapshot: Snapshot | None = None,
         paused: bool = False,
         niceness: int = 0,
+        keep_memory: bool = False,
     ) -> "Domain":
         """Start a QEMU process and wait until its monitor answers (and, with a snapshot, until that is loaded).
 
         ``attachments`` are descriptors for the plan's hardware; they stay the caller's. Without ``snapshot`` the
-        domain boots cold, in a memory that a snapshot can be taken of. Raises LaunchError; nothing is left then.
+        domain boots cold, in a memory that a snapshot can be taken of; ``keep_memory`` gives one that is restored such
+        a memory as well, by copying. Raises LaunchError; nothing is left then.
         """
-        domain = cls._spawn(plan, attachments, jail, name, snapshot=snapshot, paused=paused, niceness=niceness)
+        memory = _memory_for(plan, snapshot, keep_memory)
+        shared = snapshot is None or keep_memory
+        try:
+            domain = cls._spawn(plan, attachments, jail, name, memory, shared, snapshot is not None, paused, niceness)
+        except BaseException:
+            os.close(memory)
+            raise
         try:
             await domain._monitor.open(domain.handles.sockets["qmp"].dup())
             if snapshot is not None:
@@ -125,8 +133,9 @@ class Domain:
         attachments: Mapping[str, int],
         jail: Jail,
         name: str,
-        *,
-        snapshot: Snapshot | None,
+        memory: int,
+        shared: bool,
+        incoming: bool,
         paused: bool,
         niceness: int,
     ) -> "Domain":
@@ -137,8 +146,6 @@ class Domain:
                 here, there = socket.socketpair()
                 sockets[kind] = ours.enter_context(here)
                 descriptors[kind] = theirs.enter_context(there).fileno()
-            memory = new_memory(plan.memory_bytes) if snapshot is None else snapshot.open_memory()
-            ours.callback(os.close, memory)
             descriptors["memory"] = memory
             for kind, path in (("vmlinux", plan.vmlinux), ("initramfs", plan.initramfs)):
                 descriptors[kind] = os.open(path, os.O_RDONLY)
@@ -153,9 +160,9 @@ class Domain:
                     *command(
                         plan,
                         descriptors,
-                        incoming=snapshot is not None,
+                        incoming=incoming,
                         paused=paused,
-                        shared=snapshot is None,
+                        shared=shared,
                     ),
                 ],
                 pass_fds=list(descriptors.values()),
@@ -295,6 +302,7 @@ class Domain:
             await self._monitor.give_descriptor("state", state)
         finally:
             os.close(state)
+        await self._monitor.execute("migrate-set-parameters", **{"announce-rounds": 0})
         await self._monitor.execute("migrate-incoming", uri="fd:state")
         try:
             async with asyncio.timeout(LOAD_SECONDS):
@@ -312,6 +320,12 @@ class Domain:
                 os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
             except (ProcessLookupError, PermissionError):
                 continue
+
+
+def _memory_for(plan: Plan, snapshot: Snapshot | None, keep_memory: bool) -> int:
+    if snapshot is None:
+        return new_memory(plan.memory_bytes)
+    return snapshot.copy_memory() if keep_memory else snapshot.open_memory()
 
 
 def _pid_of(pidfd: int) -> int:

@@ -29,12 +29,14 @@ BringUp = Callable[[Domain], Awaitable[dict[str, Any]]]
 class DomainMaker:
     """Domains of one plan in one jail.
 
-    ``bring_up_key`` tells what ``bring_up`` does, as far as a snapshot depends on it.
+    ``bring_up_key`` tells what ``bring_up`` does, as far as a snapshot depends on it. ``personal`` says whether the
+    snapshot in memory has the nook's recorded state in it (``keep``).
     """
 
     def __init__(self, plan: Plan, jail: Jail, bring_up: BringUp, bring_up_key: str) -> None:
         self.plan = plan
         self.facts: dict[str, Any] = {}
+        self.personal = False
         self._jail = jail
         self.bring_up = bring_up
         self._key = plan.key(bring_up_key)
@@ -67,6 +69,7 @@ class DomainMaker:
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None
+        self.personal = False
         cache.discard(KIND, self._key)
 
     async def restore(self, attachments: Mapping[str, int], *, spare: bool) -> Domain:
@@ -76,6 +79,40 @@ class DomainMaker:
         return await Domain.launch(
             self.plan, attachments, self._jail, self._name(), snapshot=ready, paused=True, niceness=niceness
         )
+
+    async def restore_to_keep(self, attachments: Mapping[str, int]) -> Domain:
+        """A domain that stands still and of which ``keep`` can make the next snapshot; it serves nobody."""
+        ready = await self.ready_snapshot(attachments)
+        return await Domain.launch(
+            self.plan,
+            attachments,
+            self._jail,
+            self._name(),
+            snapshot=ready,
+            paused=True,
+            niceness=PREPARING_NICENESS,
+            keep_memory=True,
+        )
+
+    async def keep(self, domain: Domain) -> None:
+        """Let every later domain begin where this one is now: it ends, and its snapshot replaces the one in memory.
+
+        The one in the cache stays: it holds nothing of any nook's settings.
+        """
+        state = os.memfd_create("nooks-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            await domain.migrate_to(state)
+            await domain.fence()
+            kept = Snapshot.seal(domain.memory, state, self.facts)
+        except BaseException:
+            os.close(state)
+            raise
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+        if self._snapshot is not None:
+            self._snapshot.close()
+        self._snapshot = kept
+        self.personal = True
 
     async def boot(self, attachments: Mapping[str, int]) -> Domain:
         """A domain that boots cold and was not brought up yet."""

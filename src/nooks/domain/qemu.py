@@ -3,14 +3,14 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from nooks.domain.accel import Accelerator
 from nooks.host.errors import InputError, MachineError
-from nooks.host.process import run
+from nooks.host.process import ProcessError, run
 
 MINIMUM_VERSION = (7, 2)
 PROGRAM = "qemu-system-x86_64"
@@ -32,6 +32,8 @@ GUEST_ARGUMENTS = (
     # Make every failure fail-stop (Documentation/admin-guide/kernel-parameters.txt, sysctl/kernel.rst).
     " panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 sysctl.vm.panic_on_oom=1"
 )
+
+MACHINE = "pc,usb=off,vmport=off,graphics=off"
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -115,11 +117,28 @@ def firmware() -> Path:
     raise MachineError(f"{FIRMWARE} is missing", "apt-get install qemu-system-data")
 
 
-def check_device(model: str) -> None:
-    """Raises InputError if this QEMU does not emulate ``model``."""
-    known = set(re.findall(r'^name "([^"]+)"', run([program(), "-device", "help"]).stdout, re.MULTILINE))
-    if model not in known:
-        raise InputError(f"QEMU does not emulate a device {model!r}", f"see '{PROGRAM} -device help'")
+def check_device(model: str, hardware: Sequence[str]) -> None:
+    """Start QEMU with nothing but a device, as a domain will have it, and end it at once (40 ms).
+
+    ``hardware`` are QEMU's arguments for the device ``model``, with something harmless behind it. Raises InputError
+    with QEMU's own words if it does not emulate the model, or not with these options; MachineError.
+    """
+    argv = [
+        *(program(), "-nodefaults", "-no-user-config", "-display", "none", "-S", "-sandbox", SANDBOX),
+        *("-accel", "tcg", "-machine", MACHINE, "-m", "16M", "-bios", str(firmware())),
+        *("-global", "pci-device.romfile=", "-monitor", "stdio"),
+        *(argument.format() for argument in hardware),
+    ]
+    try:
+        run(argv, timeout_seconds=20, stdin="quit\n")
+    except ProcessError as error:
+        said = " ".join(str(error).split()).rpartition(f"{PROGRAM}: ")[2]
+        if "not a valid device model" in said:
+            raise InputError(f"QEMU does not emulate a device {model!r}", f"see '{PROGRAM} -device help'") from None
+        if f"Property '{model}.netdev' not found" in said:
+            raise InputError(f"the device {model!r} is no network card", "'nooks drivers' lists some") from None
+        complaint = re.sub(r"^-device \S+: ", "", said)
+        raise InputError(f"QEMU refuses the device: {complaint}", f"see '{PROGRAM} -device {model},help'") from None
 
 
 def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, paused: bool, shared: bool) -> list[str]:
@@ -138,7 +157,7 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
         *("-sandbox", SANDBOX),
         *("-accel", plan.accelerator.arguments),
         *("-cpu", plan.accelerator.cpu),
-        *("-machine", "pc,usb=off,vmport=off,graphics=off,memory-backend=ram"),
+        *("-machine", f"{MACHINE},memory-backend=ram"),
         *("-m", size),
         *(
             "-object",

@@ -63,6 +63,17 @@ class Snapshot:
         """A descriptor of the memory for one domain; the caller closes it."""
         return os.dup(self.memory)
 
+    def copy_memory(self) -> int:
+        """A descriptor of a copy of the memory that may be changed; the caller closes it."""
+        size = os.fstat(self.memory).st_size
+        copy = new_memory(size)
+        try:
+            _copy_data(self.memory, copy, size)
+        except BaseException:
+            os.close(copy)
+            raise
+        return copy
+
     def open_state(self) -> int:
         """A descriptor of the device state with a file offset of its own; the caller closes it."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
@@ -97,19 +108,24 @@ def _load_sealed(source: Path, name: str) -> int:
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, size)
-            for start, end in _extents(file.fileno(), size):
-                os.lseek(descriptor, start, os.SEEK_SET)
-                offset = start
-                while offset < end:
-                    sent = os.sendfile(descriptor, file.fileno(), offset, end - offset)
-                    if sent == 0:
-                        raise ValueError(f"{source} is shorter than it was")
-                    offset += sent
+            _copy_data(file.fileno(), descriptor, size)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
         except BaseException:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def _copy_data(source: int, target: int, size: int) -> None:
+    """Copy what a sparse file holds into another. Raises ValueError if it turns out shorter than ``size``."""
+    for start, end in _extents(source, size):
+        os.lseek(target, start, os.SEEK_SET)
+        offset = start
+        while offset < end:
+            sent = os.sendfile(target, source, offset, end - offset)
+            if sent == 0:
+                raise ValueError("a snapshot is shorter than it was")
+            offset += sent
 
 
 def _extents(descriptor: int, size: int) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ be reached through it.
 
 import asyncio
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,9 @@ async def start(namespace: int, wire: str) -> Slirp:
 
 def _spawn(namespace: int, exit_fd_theirs: int, exit_fd: int, ready: int) -> Slirp:
     command = [
+        # Its sandbox unmounts everything; without a mount namespace of its own that would reach the host's named
+        # network namespaces, whose directory is a shared mount.
+        *("unshare", "--mount", "--propagation=private", "--"),
         PROGRAM,
         "--disable-host-loopback",
         "--enable-sandbox",
@@ -91,10 +95,9 @@ def _spawn(namespace: int, exit_fd_theirs: int, exit_fd: int, ready: int) -> Sli
         f"/proc/self/fd/{namespace}",
         TAP,
     ]
-    try:
-        child = process.spawn(command, pass_fds=[namespace, exit_fd_theirs, ready], new_session=True)
-    except process.ProcessError as error:
-        raise MachineError(f"the wire 'user' needs {PROGRAM}: {error.message}", f"apt install {PROGRAM}") from None
+    if shutil.which(PROGRAM) is None:
+        raise MachineError(f"the wire 'user' needs {PROGRAM}", f"apt-get install {PROGRAM}")
+    child = process.spawn(command, pass_fds=[namespace, exit_fd_theirs, ready], new_session=True)
     return Slirp(child.pidfd, exit_fd, child)
 
 

@@ -73,10 +73,10 @@ async def wired_by_hand(bed: Bed, driver: str, domain_arguments: Mapping[str, st
             *("-serial", "stdio"),
             *("-netdev", f"tap,id=host,ifname={bed.nook},script=no,downscript=no,vhost=off"),
             *("-device", "virtio-net-pci,netdev=host,romfile="),
-            *("-netdev", f"tap,id=wire,ifname={bed.wire},script=no,downscript=no,vhost=off"),
+            *("-netdev", f"tap,id=wire,ifname={bed.wire},script=no,downscript=no,vhost=off,vnet_hdr=off"),
             *("-device", f"{device.model},netdev=wire,mac={mac},romfile="),
         ]
-        async with worker("hand-wired guest", argv) as guest:
+        async with worker("hand-wired guest", argv, new_session=True) as guest:
             await guest.until_ready(BOOT_SECONDS)
             run(["ip", "link", "set", bed.wire, "netns", bed.netns])
             address_peer(bed)

@@ -33,7 +33,7 @@ class Screen:
     def __init__(self, scene: "Scene", *, quiet: bool, terminal: bool) -> None:
         self._scene = scene
         self._summary: dict[str, Any] | None = None
-        self._console = Console(file=io.StringIO() if quiet else None)
+        self._console = Console(file=io.StringIO() if quiet else None, width=None if terminal else PICTURE_COLUMNS)
         self._live = None if quiet or not terminal else Live(self, refresh_per_second=_REFRESH_PER_SECOND)
         if self._live is not None:
             self._console = self._live.console

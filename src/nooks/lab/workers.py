@@ -75,11 +75,21 @@ async def worker(
     *,
     netns: str | None = None,
     pass_fds: Sequence[int] = (),
+    new_session: bool = False,
 ) -> AsyncGenerator[Worker, None]:
-    """Run ``argv`` (in the named network namespace) for the block; its output lines go to ``sink``."""
+    """Run ``argv`` (in the named network namespace) for the block; its output lines go to ``sink``.
+
+    ``new_session`` gives it a share of the processor of its own (sched(7), autogroup), as a nook's processes have.
+    """
     read_end, write_end = os.pipe()
     try:
-        process = spawn([*enter(netns), *argv], stdout=write_end, stderr=subprocess.STDOUT, pass_fds=pass_fds)
+        process = spawn(
+            [*enter(netns), *argv],
+            stdout=write_end,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+            new_session=new_session,
+        )
     except BaseException:
         os.close(read_end)
         raise
