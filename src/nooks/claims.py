@@ -1,8 +1,8 @@
 """Names of nooks: one folder each in the run directory, claimed by a lock that dies with its holders.
 
-RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json`` and ``pid``. The lock is held by the
-command that starts a nook and then, by inheritance, by its supervisor. The keeper does not hold it: a nook whose
-supervisor died can be claimed by the next one.
+RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json``, ``pid`` and perhaps ``namespace``. The
+lock is held by the command that starts a nook and then, by inheritance, by its supervisor. The keeper does not hold it:
+a nook whose supervisor died can be claimed by the next one.
 """
 
 import contextlib
@@ -17,13 +17,15 @@ from types import TracebackType
 from typing import Self
 
 from nooks.host.errors import MachineError, StateError
-from nooks.host.paths import nook_dir, run_dir
+from nooks.host.paths import is_name, nook_dir, run_dir
 
 LOCK = "lock"
 CONTROL = "control"
 KEEPER = "keeper"
 SPEC = "spec.json"
 IMAGE = "image.json"
+NAMESPACE = "namespace"
+"""The name of a network namespace that goes when the nook goes, noted before it is made."""
 PID = "pid"
 """The supervisor's process id, for systemd (PIDFile); nothing of ours trusts it."""
 
@@ -117,7 +119,7 @@ def names() -> Iterator[str]:
     """The names that have a folder, sorted."""
     with contextlib.suppress(FileNotFoundError):
         for path in sorted(run_dir().iterdir()):
-            if (path / LOCK).exists():
+            if is_name(path.name) and (path / LOCK).exists():
                 yield path.name
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from nooks.claims import CONTROL, KEEPER, SPEC, is_claimed, names
 from nooks.control import ControlClient, ControlGone
-from nooks.host.errors import NooksError, StateError
+from nooks.host.errors import InputError, NooksError
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperClient, KeeperGone
 from nooks.spec import Spec
@@ -13,6 +13,10 @@ from nooks.spec import Spec
 STATUS_SECONDS = 3.0
 COMMANDED = ("planned", "operator")
 """Reasons that are no failures but commands."""
+
+
+class UnknownNook(InputError):  # noqa: N818 - the name says what happened
+    """There is no nook of that name."""
 
 
 def living(name: str) -> KeeperClient | None:
@@ -24,15 +28,16 @@ def living(name: str) -> KeeperClient | None:
 
 
 def connect(name: str) -> ControlClient:
-    """A connection to the supervisor of ``name``. Raises StateError if there is no such nook, ControlGone."""
+    """A connection to the supervisor of ``name``. Raises UnknownNook, ControlGone."""
     if not nook_dir(name).exists():
         known = ", ".join(names())
-        raise StateError(f"there is no nook {name}", f"there are: {known}" if known else "start one with 'nooks start'")
+        fix = f"there are: {known}" if known else "start one with 'nooks start'"
+        raise UnknownNook(f"there is no nook {name}", fix)
     return ControlClient.connect(nook_dir(name) / CONTROL, name)
 
 
 def status(name: str) -> dict[str, Any]:
-    """CONTRACT's status of one nook, also if its supervisor is dead. Raises StateError if there is no such nook."""
+    """CONTRACT's status of one nook, also if its supervisor is dead. Raises UnknownNook."""
     try:
         with connect(name) as control:
             return control.request("status", timeout_seconds=STATUS_SECONDS)
@@ -44,7 +49,7 @@ def all_status() -> list[dict[str, Any]]:
     """The status of every nook, by name."""
     rows: list[dict[str, Any]] = []
     for name in list(names()):
-        with suppress(StateError):  # stopped since we looked
+        with suppress(UnknownNook):  # stopped since we looked
             rows.append(status(name))
     return rows
 

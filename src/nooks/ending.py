@@ -25,8 +25,8 @@ KILL_SECONDS = 5.0
 def stop(name: str, *, force: bool = False) -> dict[str, Any]:
     """Stop a nook and return when nothing of it is left; an orphan is adopted for it.
 
-    ``force`` also ends a supervisor that hangs and an orphan that can't be adopted. Raises StateError if there is no
-    such nook, ControlGone if its supervisor does not answer.
+    ``force`` also ends a supervisor that hangs and an orphan that can't be adopted. Raises UnknownNook,
+    ControlGone if its supervisor does not answer.
     """
     try:
         _ask_to_stop(name, force=force)
@@ -74,6 +74,7 @@ def _bury(name: str) -> None:
     try:
         with claim(name, within_seconds=CLAIM_SECONDS):
             leftovers.fence(name)
+            leftovers.remove_namespace(name)
     except NameTaken:
         raise StateError(f"another command is starting or stopping {name}", "wait for it to finish") from None
 

@@ -4,8 +4,10 @@ Joins domain and xpc; knows nothing of classes. What arrives goes to the listene
 """
 
 import asyncio
+import re
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
 
 from nooks.domain.domain import Domain
 from nooks.domain.monitor import Event
@@ -14,6 +16,8 @@ from nooks.xpc.channel import Channel
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.heartbeats import HeartbeatReader
 from nooks.xpc.messages import BringUp, BringUpReply, Hello, Message
+
+T = TypeVar("T")
 
 BOOT_SECONDS = 120.0
 """How long a cold boot may take until the agent says hello: 2 s on an idle machine, far more on a starved one."""
@@ -24,6 +28,10 @@ BRING_UP_SECONDS = 60.0
 
 class BootError(NooksError):
     """A domain did not boot, or its driver did not come up."""
+
+
+class DomainLost(NooksError):  # noqa: N818 - the name says what happened
+    """A domain ended or panicked while something was asked of it."""
 
 
 class Listener(Protocol):
@@ -60,6 +68,7 @@ class Incarnation:
         self.since = time.monotonic()
         self._listener = listener
         self._hello = asyncio.Event()
+        self._panicked = asyncio.Event()
         self._silenced = False
         told = number if adopted else 0
         self.channel = Channel(
@@ -93,16 +102,35 @@ class Incarnation:
 
         Raises BootError if the domain dies or does not get there in time, XpcError if the agent refuses.
         """
-        ended = asyncio.create_task(self.domain.wait_ended())
-        hello = asyncio.create_task(self._hello.wait())
         try:
-            await asyncio.wait({ended, hello}, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if not hello.done():
-                raise BootError(f"the domain did not boot: {_last_line(self.domain.console.text())}")
+            return await self._while_alive(self._boot_and_ask(request))
+        except DomainLost:
+            raise _not_booted(self.domain.console.text()) from None
+
+    async def resync(self, within_seconds: float) -> None:
+        """Agree with the agent of an adopted domain where requests begin. Raises DomainLost, XpcError."""
+        await self._while_alive(self.channel.resync(within_seconds))
+
+    async def _while_alive(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work`` for as long as the domain lives. Raises DomainLost if it ends or panics."""
+        lost = {asyncio.create_task(self.domain.wait_ended()), asyncio.create_task(self._panicked.wait())}
+        working = asyncio.create_task(work)
+        try:
+            await asyncio.wait({working, *lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done() or (working.exception() is not None and any(task.done() for task in lost)):
+                raise DomainLost("the domain panicked" if self._panicked.is_set() else "the domain ended")
+            return working.result()
         finally:
-            for task in (ended, hello):
+            for task in (working, *lost):
                 task.cancel()
-            await asyncio.gather(ended, hello, return_exceptions=True)
+            await asyncio.gather(working, *lost, return_exceptions=True)
+
+    async def _boot_and_ask(self, request: BringUp) -> BringUpReply:
+        try:
+            async with asyncio.timeout(BOOT_SECONDS):
+                await self._hello.wait()
+        except TimeoutError:
+            raise _not_booted(self.domain.console.text()) from None
         return await self.channel.request(request, BRING_UP_SECONDS)
 
     def silence(self) -> None:
@@ -130,12 +158,16 @@ class Incarnation:
             self._listener.heard_violation(self, error)
 
     def _on_machine(self, event: Event) -> None:
+        if event["event"] == "GUEST_PANICKED":
+            self._panicked.set()
         if not self._silenced:
             self._listener.heard_machine(self, event)
 
 
-def _last_line(text: str) -> str:
-    """The last line that a console said, for an error message."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _not_booted(console: str) -> BootError:
+    """The error for a domain that ended, or said nothing for long, before its agent spoke."""
+    lines = [re.sub(r"^\[ *[0-9.]+\] ", "", line.strip()) for line in console.splitlines() if line.strip()]
     panics = [line for line in lines if "Kernel panic" in line or "Out of memory" in line]
-    return (panics or lines or ["it said nothing; give it more memory"])[-1][:200]
+    last = (panics or lines or ["it said nothing"])[-1][:200]
+    memory = not lines or "memory" in last
+    return BootError(f"the domain did not boot: {last}", "give it more memory, with --memory" if memory else "")

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import time
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nooks.claims import IMAGE, SPEC, Claim, NameTaken, claim
+from nooks.claims import IMAGE, NAMESPACE, SPEC, Claim, NameTaken, claim
 from nooks.contact import connect
 from nooks.control import ControlGone, listen, result_of
 from nooks.drivers import Driver, complete, suggestion
@@ -36,6 +37,8 @@ CANCEL_SECONDS = 15.0
 QUIT_SECONDS = 2.0
 CLAIM_SECONDS = 0.05
 """Long enough to outlast another command's glance at the lock."""
+
+DEVICES_REMEMBERED = 64
 
 LOG_BYTES_MAX = 1 << 20
 _LOG_TAIL_BYTES = 4096
@@ -74,7 +77,7 @@ def start(spec: Spec, progress: Progress = quiet, *, standby: Standby | None = N
 def resume(name: str, progress: Progress = quiet, *, standby: Standby | None = None) -> dict[str, Any]:
     """``nooks start NAME``: adopt the nook whose supervisor died, re-arm a degraded one, or start it over.
 
-    Raises StateError if there is no such nook or it runs, and whatever ``start`` raises.
+    Raises InputError if there is no such nook, StateError if it runs, and whatever ``start`` raises.
     """
     with ExitStack() as stack:
         if standby is not None:
@@ -104,7 +107,7 @@ def resume(name: str, progress: Progress = quiet, *, standby: Standby | None = N
 def restart(name: str, kernel: str | None = None, progress: Progress = quiet) -> dict[str, Any]:
     """``nooks restart``: planned failover, with the image of another ``kernel`` made ready first; the same result.
 
-    Raises StateError if there is no such nook, ControlGone, what ``prepare_image`` raises, or what the supervisor says.
+    Raises UnknownNook, ControlGone, what ``prepare_image`` raises, or what the supervisor says.
     """
     arguments: dict[str, Any] = {"kernel": kernel}
     with connect(name) as control:
@@ -162,10 +165,11 @@ def check_machine(spec: Spec) -> None:
 
 
 def check_emulator(spec: Spec) -> None:
-    """Whether QEMU is new enough and has the device; asked once for each build of QEMU, since that takes 50 ms.
+    """Whether QEMU is new enough and takes the device; asked once for each build of QEMU, since that takes 50 ms.
 
     Raises MachineError or InputError.
     """
+    from nooks.device.emulated import network_trial
     from nooks.domain import qemu
     from nooks.host import cache
 
@@ -175,12 +179,12 @@ def check_emulator(spec: Spec) -> None:
         record = json.loads(path.read_bytes())
     if record.get("build") != build:
         qemu.check_version()
-        record = {"build": build, "devices": []}
-    elif device.kind != "emulated" or device.model in record["devices"]:
+        record = {"build": build}
+    elif device.kind != "emulated" or spec.device in record.get("taken", ()):
         return
     if device.kind == "emulated":
-        qemu.check_device(device.model)
-        record["devices"].append(device.model)
+        qemu.check_device(device.model, network_trial(device.model, device.options))
+        record["taken"] = [*record.get("taken", ()), spec.device][-DEVICES_REMEMBERED:]
     path.parent.mkdir(parents=True, exist_ok=True)
     cache.write_file(path, json.dumps(record))
 
@@ -235,6 +239,7 @@ def _start_fresh(claimed: Claim, spec: Spec, driver: Driver, progress: Progress,
             image = prepare_image(spec, driver, progress)
             _write(claimed.directory / SPEC, spec.to_json())
             _write(claimed.directory / IMAGE, json.dumps(image, indent=1).encode())
+            _note_namespace(claimed, spec)
             return _become_ready(claimed, keeper, standby, log)
     except BaseException:
         _abandon(claimed, keeper, standby)
@@ -249,7 +254,8 @@ def _adopt(claimed: Claim, keeper: KeeperClient, standby: Standby) -> dict[str, 
         with _log(claimed.name) as log:
             return _become_ready(claimed, keeper, standby, log)
     except BaseException:
-        standby.end(grace_seconds=CANCEL_SECONDS)
+        with _uninterrupted():
+            standby.end(grace_seconds=CANCEL_SECONDS)
         raise
 
 
@@ -257,23 +263,42 @@ def _bury(claimed: Claim) -> None:
     """End what is left of a nook whose keeper and supervisor both died; its interface goes with its domains."""
     from nooks import leftovers
 
+    leftovers.remove_namespace(claimed.name)
     if leftovers.fence(claimed.name):
         deadline = time.monotonic() + QUIT_SECONDS
         while Path("/sys/class/net", claimed.name).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
+def _note_namespace(claimed: Claim, spec: Spec) -> None:
+    """Note the namespace that the supervisor is about to make, should it be killed before it can remove it."""
+    from nooks.endpoint import netns
+
+    tap = spec.network.tap()
+    if tap is not None and tap[1] is not None and not netns.exists(tap[1]):
+        _write(claimed.directory / NAMESPACE, tap[1].encode())
+
+
 def _abandon(claimed: Claim, keeper: KeeperClient | None, standby: Standby) -> None:
-    """Undo a start: the supervisor first, since it knows what it made; a second interrupt only hurries it."""
-    try:
+    """Undo a start: the supervisor first, since it knows what it made."""
+    with _uninterrupted():
         standby.end(grace_seconds=CANCEL_SECONDS)
-    except KeyboardInterrupt:
-        standby.end(grace_seconds=0.0)
-    if keeper is not None:
-        keeper.quit()
-        keeper.wait_for_end(QUIT_SECONDS)
-        reap_daemons()
-    claimed.remove()
+        if keeper is not None:
+            keeper.quit()
+            keeper.wait_for_end(QUIT_SECONDS)
+            reap_daemons()
+        _bury(claimed)  # in case that the supervisor hung, or was killed
+        claimed.remove()
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """In the block interrupts wait: somebody who presses Ctrl-C twice must not make us leave half a nook behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _become_ready(claimed: Claim, keeper: KeeperClient, standby: Standby, log: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nooks.domain.domain import SOCKETS, Domain, Handles
+from nooks.host.process import pid_of
 from nooks.keeper.client import KeeperClient, KeeperError
 from nooks.shadow.log import StateFile
 
@@ -102,6 +103,16 @@ class Ledger:
         cgroup = self._facts.get("cgroups", {}).get(str(bay))
         handles.cgroup = Path(cgroup) if cgroup else None
         return handles
+
+    def domain_pids(self) -> set[int]:
+        """The processes of the domains that the keeper holds."""
+        pids: set[int] = set()
+        for bay in range(2):
+            with contextlib.suppress(KeeperError):
+                pidfd = self._keeper.get(f"bay{bay}.pidfd")
+                pids.add(pid_of(pidfd))
+                os.close(pidfd)
+        return pids
 
     def change_keeper(self, keeper: KeeperClient) -> None:
         """The old keeper died: have a new one hold everything."""

@@ -1,40 +1,70 @@
-"""What a nook leaves when its keeper and its supervisor both died: domains that nobody serves.
+"""What a nook's dead daemons left: domains that nobody holds, a network namespace that nobody removes.
 
-They are found and ended by their control groups, never by a recorded process id.
+Domains are found by their control groups and by the user that they alone run as, never by a recorded process id.
 """
 
+import contextlib
+import os
 import re
+import select
+import signal
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from nooks.claims import NAMESPACE
 from nooks.host.cgroup import Cgroup, CgroupError
+from nooks.host.errors import NooksError
+from nooks.host.paths import nook_dir
 
 END_SECONDS = 10.0
 _POLL_SECONDS = 0.01
 
+_USER_IDS = 1_900_000_000
+"""Each nook's domains run under a user id of their own, from here on; no account has such a number."""
 
-def fence(name: str) -> int:
-    """End every domain of a dead nook and wait until it is gone; returns how many there were.
 
-    To be called with the name claimed and no keeper alive. Raises CgroupError if one does not end.
+def domain_user(name: str) -> int:
+    """The user and group id of a nook's domains."""
+    return _USER_IDS + zlib.crc32(name.encode()) % (1 << 24)
+
+
+def fence(name: str, *, keep: Collection[int] = ()) -> int:
+    """End every domain of a nook but the processes in ``keep``, and wait until they are gone; returns how many.
+
+    To be called with the name claimed: by a new supervisor with what the keeper holds as ``keep``, or when no keeper
+    is alive. A supervisor that is killed while it starts a domain leaves one that no keeper knows. Raises CgroupError
+    or NooksError if one does not end.
     """
-    groups = list(_groups(name))
-    for group in groups:
+    count = 0
+    for group in [group for group in _groups(name) if not keep or not group.members().intersection(keep)]:
         group.kill()
-    deadline = time.monotonic() + END_SECONDS
-    for group in groups:
+        deadline = time.monotonic() + END_SECONDS
         while not group.is_empty():
             if time.monotonic() >= deadline:
                 raise CgroupError(f"a domain of {name} does not end", f"look at the processes in {group.path}")
             time.sleep(_POLL_SECONDS)
         group.remove()
-    return len(groups)
+        count += 1
+    for pid in _processes(domain_user(name)):
+        if pid not in keep:
+            _kill(pid, name)
+            count += 1
+    return count
+
+
+def remove_namespace(name: str) -> None:
+    """Remove the network namespace that a dead nook had made, if it noted one. Raises MachineError."""
+    from nooks.endpoint import netns
+
+    with contextlib.suppress(FileNotFoundError):
+        netns.remove((nook_dir(name) / NAMESPACE).read_text())
 
 
 def _groups(name: str) -> Iterator[Cgroup]:
     """The control groups of a nook's domains: nooks-NAME-PID-COUNT, wherever the supervisor stood."""
-    pattern = re.compile(rf"nooks-{re.escape(name)}-[0-9]+-[0-9]+")
+    pattern = re.compile(rf"nooks-{re.escape(name)}-(?:[0-9]+-[0-9]+|probe)")
     for mount in _mounts():
         for path in mount.rglob(f"nooks-{name}-*"):
             if pattern.fullmatch(path.name):
@@ -44,3 +74,29 @@ def _groups(name: str) -> Iterator[Cgroup]:
 def _mounts() -> list[Path]:
     lines = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     return [Path(fields[1]) for fields in lines if fields[2] == "cgroup2"]
+
+
+def _processes(user_id: int) -> Iterator[int]:
+    """The processes of a user (proc(5): a process's folder belongs to its effective user)."""
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdecimal():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if entry.stat().st_uid == user_id:
+                        yield int(entry.name)
+
+
+def _kill(pid: int, name: str) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(END_SECONDS * 1000):
+            raise NooksError(f"a domain of {name} does not end", f"look at the process {pid}")
+    finally:
+        os.close(pidfd)

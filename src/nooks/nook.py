@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import sys
-import zlib
 from collections.abc import Coroutine
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 
 import structlog
 
-from nooks import claims
+from nooks import claims, leftovers
 from nooks.domain import accel
 from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
+from nooks.domain.monitor import MonitorError
 from nooks.domain.probe import working_accelerator
 from nooks.domain.qemu import Plan
 from nooks.endpoint import netns
@@ -29,7 +29,7 @@ from nooks.host.errors import NooksError, StateError
 from nooks.host.journal import Journal
 from nooks.host.paths import nook_dir
 from nooks.host.tracker import ObjectTracker
-from nooks.incarnation import Incarnation
+from nooks.incarnation import BootError, Incarnation
 from nooks.keeper.client import KeeperClient
 from nooks.keeper.start import start_keeper
 from nooks.ledger import Ledger
@@ -43,13 +43,10 @@ from nooks.restarter import DomainRestarter
 from nooks.spec import Spec
 from nooks.standby import register
 from nooks.watcher import Watcher
-from nooks.xpc.errors import XpcError
+from nooks.xpc.errors import RequestError, XpcError
 from nooks.xpc.messages import BringUp, Module
 
 CLASSES = {"network": NetworkSide}
-
-USER_IDS = 1_900_000_000
-"""Each nook's domains run under a user id of their own, from here on; no account has such a number."""
 
 POSTMORTEM_DELAY_SECONDS = 0.1
 """The post-mortem is written when the next incarnation serves, not while applications wait for it."""
@@ -97,9 +94,7 @@ class Nook:
     async def open(self, *, adopting: bool) -> None:
         """Make or take over everything but the domains."""
         spec = self.spec
-        self._jail = Jail(
-            USER_IDS + zlib.crc32(spec.name.encode()) % (1 << 24), netns.empty_netns(), f"nooks-{spec.name}"
-        )
+        self._jail = Jail(leftovers.domain_user(spec.name), netns.empty_netns(), f"nooks-{spec.name}")
         self._tracker.own("jail", lambda: os.close(self._jail.network))
         self.side = await CLASSES[spec.driver_class or ""].open(
             spec,
@@ -157,6 +152,7 @@ class Nook:
 
     async def adopt(self) -> dict[str, Any]:
         """Go on where a dead supervisor left off. Raises NooksError if that can't be."""
+        await asyncio.to_thread(leftovers.fence, self.spec.name, keep=self._ledger.domain_pids())
         facts = self._ledger.facts
         number, bay = int(facts.get("incarnation", 0)), int(facts.get("bay", 1))
         await self._end_leftover(1 - bay)
@@ -233,6 +229,9 @@ class Nook:
             booted.open()
             try:
                 return (await booted.bring_up(request)).to_payload()
+            except RequestError as error:
+                what = f"driver {self.spec.driver} did not come up on {self.spec.device}: {error}"
+                raise BootError(what, "choose a device that the driver is for; 'nooks drivers' lists some") from error
             finally:
                 await booted.close()
 
@@ -317,10 +316,12 @@ class Nook:
             return self._lost(number, "there was no domain")
         try:
             domain = await Domain.adopt(handles)
+            if (status := await domain.status()) != "running":
+                raise MonitorError(f"the domain does not run: {status}")
             live = Incarnation(domain, number, bay, self.watcher, adopted=True)
             self.restarter.adopt(live)
             live.open()
-            await live.channel.resync(ADOPT_SECONDS)
+            await live.resync(ADOPT_SECONDS)
         except (NooksError, XpcError) as error:
             if self.restarter.live is None:
                 await Domain(handles).destroy()

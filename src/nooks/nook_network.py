@@ -124,15 +124,16 @@ class NetworkSide:
         device = spec.parsed_device
         return (*host_side_network(), *network_card(device.model, device.options))
 
-    def descriptors(self, bay: int) -> Mapping[str, int]:
+    def _descriptors(self, bay: int) -> Mapping[str, int]:
         """A bay is a queue of the interface and one of the wire."""
         return {"host": self.endpoint.queue_fds[bay], "wire": self.wire.queue_fds[bay]}
 
     @contextlib.contextmanager
-    def launching(self) -> Generator[None]:
-        """A QEMU that starts sets the TAP's offloads: not the user's doing."""
-        with self.endpoint.features_held():
-            yield
+    def launching(self, bay: int, *, serving: bool) -> Generator[Mapping[str, int]]:
+        """A QEMU that starts changes its TAP: where the other bay serves, it does so on another one first."""
+        with self.endpoint.launching_apart(bay) if serving else self.endpoint.launching(bay):
+            self._ledger.give(f"{ENDPOINT_QUEUE}{bay}", self.endpoint.queue_fds[bay])
+            yield self._descriptors(bay)
 
     def switch(self, bay: int) -> dict[str, Any]:
         """Frames that waited go to the new domain; on the wire they are lost, as on any cable, or moved as well."""
@@ -284,7 +285,8 @@ async def _make_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Lo
 def _adopt_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Log]:
     changes = StateFile.from_fd(ledger.take(CHANGES_LOG))
     queues = [ledger.take(f"{ENDPOINT_QUEUE}{bay}") for bay in range(2)]
-    endpoint = TapEndpoint.adopt(queues, Changes(changes.store, changes.load()))
+    live = int(ledger.facts.get("bay", 0))
+    endpoint = TapEndpoint.adopt(queues, Changes(changes.store, changes.load()), live=live)
     held = {key: ledger.take(key) for key in ledger.held() if key.startswith("wire.")}
     wire = Wire.adopt(parse_wire(spec.network.wire), held)
     return endpoint, wire, Log(StateFile.from_fd(ledger.take(SHADOW_LOG)))

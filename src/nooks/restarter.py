@@ -40,12 +40,11 @@ SPARE = 0
 class Bays(Protocol):
     """The class's host resources for two domains at a time."""
 
-    def descriptors(self, bay: int) -> Mapping[str, int]:
-        """What a domain in ``bay`` is handed, by the names that the plan's hardware uses."""
-        ...
+    def launching(self, bay: int, *, serving: bool) -> AbstractContextManager[Mapping[str, int]]:
+        """Around everything that starts a domain in ``bay``; ``serving``: the other bay's domain must not notice.
 
-    def launching(self) -> AbstractContextManager[None]:
-        """Around everything that starts a domain on a bay: the endpoint may have to look away."""
+        Gives what the domain is handed, by the names that the plan's hardware uses.
+        """
         ...
 
     def switch(self, bay: int) -> dict[str, Any]:
@@ -201,8 +200,7 @@ class DomainRestarter:
                 return spare, Means.SPARE
             self._ended.append(spare)
         await self._clear_ended()
-        attachments = self._bays.descriptors(bay)
-        with self._bays.launching():
+        with self._bays.launching(bay, serving=False) as attachments:
             if not self.maker.plan.snapshottable or self._quickest is Means.COLD:
                 return self._open(await self._boot(attachments), number, bay), Means.COLD
             try:
@@ -258,8 +256,8 @@ class DomainRestarter:
             await self._personalise(maker, bay)
         self._loading = True
         try:
-            with self._bays.launching():
-                domain = await maker.restore(self._bays.descriptors(bay), spare=True)
+            with self._bays.launching(bay, serving=self.live is not None) as attachments:
+                domain = await maker.restore(attachments, spare=True)
             self._ledger.hold_domain(bay, domain)
             self._spare = self._open(domain, SPARE, bay)
             asyncio.get_running_loop().add_reader(domain.handles.pidfd, self._spare_ended, domain.handles.pidfd)
@@ -269,8 +267,8 @@ class DomainRestarter:
 
     async def _personalise(self, maker: DomainMaker, bay: int) -> None:
         """Make a snapshot that has the recorded state in it, its card at rest: no later domain has to get there."""
-        with self._bays.launching():
-            domain = await maker.restore_to_keep(self._bays.descriptors(bay))
+        with self._bays.launching(bay, serving=self.live is not None) as attachments:
+            domain = await maker.restore_to_keep(attachments)
         model = self._open(domain, SPARE, bay)
         self._ledger.hold_domain(bay, domain)
         try:

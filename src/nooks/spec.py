@@ -16,14 +16,14 @@ from typing import Any, Literal, Self, get_args
 import msgspec
 
 from nooks.host.errors import InputError
+from nooks.host.paths import NAME_ALLOWED, is_name
 
 DeviceKind = Literal["emulated", "model", "pci", "usb"]
 DriverClass = Literal["network", "block", "sound"]
 
-MEMORY_MIN_BYTES = 96 << 20
+MEMORY_MIN_BYTES = 64 << 20
 MEMORY_MAX_BYTES = 4 << 30
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,14}")
 _MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MEMORY = re.compile(r"([1-9][0-9]{0,6})\s*([MG])i?B?", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,12 +33,12 @@ _USB = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 _TAP = re.compile(r"tap:([^\s/@:]{1,15})(?:@([A-Za-z0-9._-]{1,64}))?")
 
 ALLOWED: dict[str, str] = {
-    "name": "a letter a-z, then at most 14 of a-z 0-9 -",
+    "name": NAME_ALLOWED,
     "driver": "the name of a known driver ('nooks drivers') or of a kernel module",
     "device": "emulated:MODEL[,option=value...], model:NAME, pci:0000:03:00.0 or usb:VID:PID",
     "class": "network, block or sound",
     "kernel": "debian, host, a version or a directory",
-    "memory": "a number of megabytes or gigabytes such as 128M, from 96M to 4G",
+    "memory": "a number of megabytes or gigabytes such as 128M, from 64M to 4G",
     "debug": "true or false",
     "network": "a table with the keys wire and address",
     "network.wire": "user, or tap:IFNAME[@NETNS]",
@@ -139,7 +139,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of ``128M`` or ``1G``. Raises ValueError outside of 96M to 4G."""
+    """Bytes of ``128M`` or ``1G``. Raises ValueError outside of 64M to 4G."""
     match = _MEMORY.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not an amount of memory")
@@ -177,13 +177,6 @@ def parse_device(text: str) -> Device:
 def absolute_kernel(kernel: str, base: Path = Path()) -> str:
     """``kernel``, if it is a directory as a path that does not depend on where the process stands."""
     return str((base / Path(kernel).expanduser()).absolute()) if "/" in kernel or kernel in (".", "..") else kernel
-
-
-def check_name(name: str) -> str:
-    """``name`` if it can name a nook. Raises InputError."""
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} can't name a nook", f"a name is {ALLOWED['name']}")
-    return name
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Spec:
@@ -320,7 +313,7 @@ def _check_values(spec: Spec, source: _Source) -> None:
         if not holds:
             raise _wrong(source, key, why)
 
-    need("name", bool(_NAME.fullmatch(spec.name)), f"{spec.name!r} can't name a nook")
+    need("name", is_name(spec.name), f"{spec.name!r} can't name a nook")
     need("driver", bool(_MODULE.fullmatch(spec.driver)), f"{spec.driver!r} can't name a driver")
     need("kernel", bool(spec.kernel.strip()), "it is empty")
     for key, text, parse in (("memory", spec.memory, parse_memory), ("device", spec.device, parse_device)):
@@ -332,15 +325,17 @@ def _check_values(spec: Spec, source: _Source) -> None:
     need("network.wire", spec.network.wire == "user" or spec.network.tap() is not None, f"{spec.network.wire!r}")
     if spec.network.address != "dhcp":
         for address in spec.network.address:
-            need("network.address", _is_interface_address(address), f"{address!r} is not an address with its prefix")
+            need("network.address", _is_interface_address(address), f"{address!r} is no host's address with a prefix")
     need("block.give_up_seconds", spec.block.give_up_seconds >= 0, "it is negative")
     need("restart.intensity", 1 <= spec.restart.intensity <= 1000, f"{spec.restart.intensity} is out of range")
     need("restart.period_seconds", spec.restart.period_seconds > 0, "it is not above 0")
 
 
 def _is_interface_address(text: str) -> bool:
+    """Whether an interface can have this address: one of one host, with a prefix, without a scope."""
     try:
-        ipaddress.ip_interface(text)
+        address = ipaddress.ip_interface(text).ip
     except ValueError:
         return False
-    return "/" in text
+    special = address.is_multicast or address.is_unspecified or address.is_loopback
+    return "/" in text and "%" not in text and not special

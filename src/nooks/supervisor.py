@@ -5,6 +5,8 @@
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
@@ -29,6 +31,7 @@ from nooks.nook_commands import commands
 def main() -> int:
     """Entry point of ``python -m nooks.supervisor``; returns the exit status."""
     options = _options()
+    sys.stderr = io.TextIOWrapper(_Log(2, "w", closefd=False), errors="backslashreplace", write_through=True)
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(fmt="iso"),
@@ -41,6 +44,15 @@ def main() -> int:
     for refused in harden():
         structlog.get_logger().warning("not hardened", refused=refused)
     return asyncio.run(_Supervisor(options).run())
+
+
+class _Log(io.FileIO):
+    """Standard error, which is the nook's log. A disk that is full costs lines of it, never a recovery."""
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)
 
 
 def _options() -> argparse.Namespace:
@@ -69,8 +81,8 @@ class _Supervisor:
         adopting = ledger.resume()
         try:
             nook = await assemble(nook_dir(self._name), ledger, adopting=adopting)
-        except NooksError as error:
-            return self._fail(error)
+        except Exception as error:  # noqa: BLE001 - even a defect is told to the launcher
+            return self._fail(_told(error))
         starting = asyncio.create_task(nook.adopt() if adopting else nook.start())
         try:
             result = await self._unless_stopped(starting)

@@ -121,7 +121,7 @@ def test_start_status_stop(surroundings: Path) -> None:
     assert ending.stop("nic0") == {"name": "nic0", "state": "stopped"}
     assert not (surroundings / "nic0").exists()
     assert contact.all_status() == []
-    with pytest.raises(StateError, match="no nook nic0"):
+    with pytest.raises(InputError, match="no nook nic0"):
         ending.stop("nic0")
 
 
@@ -330,7 +330,7 @@ def test_the_emulator_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asked: list[str] = []
     monkeypatch.setattr(qemu, "version_text", lambda: "a build")
     monkeypatch.setattr(qemu, "check_version", lambda: asked.append("version"))
-    monkeypatch.setattr(qemu, "check_device", asked.append)
+    monkeypatch.setattr(qemu, "check_device", lambda model, hardware: asked.append(model))  # type: ignore[reportUnknownLambdaType]
     complete, _ = drivers.complete(spec())
     launch.check_emulator(complete)
     launch.check_emulator(complete)

@@ -17,7 +17,7 @@ from endpoints import CSUM, MAC, PEER_MAC, TSO4, TSO6, USO, command, needs_tap, 
 
 from nooks.endpoint import ethtool, netns
 from nooks.endpoint.ledger import Ledger
-from nooks.endpoint.multiqueue import EndpointGone
+from nooks.endpoint.multiqueue import PACKET_HEADER_BYTES, VNET_HEADER_BYTES, EndpointGone
 from nooks.endpoint.tap import TapEndpoint
 from nooks.host.errors import InputError
 
@@ -68,7 +68,7 @@ def pseudo_sum(protocol: int, length: int) -> int:
 
 
 def vnet(flags: int, gso: int, header: int, size: int, start: int, offset: int) -> bytes:
-    return struct.pack("=BBHHHH", flags, gso, header, size, start, offset)
+    return struct.pack("=BBHHHHH", flags, gso, header, size, start, offset, 0)
 
 
 def tcp(length: int, checksum: int) -> bytes:
@@ -148,6 +148,11 @@ def test_the_newest_queue_gets_every_frame_and_a_switch_loses_none(namespace: in
         flow.close()
 
 
+def without_buffers(frame: bytes) -> bytes:
+    """A frame without num_buffers of its header, which a TAP leaves as it is."""
+    return frame[:PACKET_HEADER_BYTES] + frame[VNET_HEADER_BYTES:]
+
+
 @pytest.mark.parametrize("kind", sorted(sample_frames()))
 def test_a_reinjected_frame_is_the_same_frame(namespace: int, tap: TapEndpoint, kind: str) -> None:
     ready(namespace, tap)
@@ -155,10 +160,9 @@ def test_a_reinjected_frame_is_the_same_frame(namespace: int, tap: TapEndpoint, 
     frame = sample_frames()[kind]
     assert tap.reinject([frame]) == 1
     (first,) = tap.drain(0)
-    assert first[10:] == frame[10:]
-    assert first[:10] == frame[:10]
+    assert without_buffers(first) == without_buffers(frame)
     assert tap.reinject([first, first]) == 2
-    assert tap.drain(0) == [first, first]
+    assert [without_buffers(each) for each in tap.drain(0)] == [without_buffers(first)] * 2
 
 
 def test_reinjected_frames_are_not_captured_twice(namespace: int, tap: TapEndpoint) -> None:
@@ -238,7 +242,7 @@ def test_qemus_offloads_are_not_the_users_wishes(namespace: int, tap: TapEndpoin
     changes = tap.ledger.changes(tap.observe())
     assert changes["feature.tx-tcp-segmentation"] is False
     tap.ledger.reported(changes)
-    with tap.features_held():
+    with tap.launching(1):
         offload(tap, 0)
         assert tap.ledger.changes(tap.observe()) == {}
         offload(tap, CSUM | TSO4 | TSO6)
@@ -362,7 +366,7 @@ class Reader:
 
 
 def number_in(frame: bytes) -> int:
-    return int(struct.unpack_from("=I", frame, 10 + 14 + 20 + 8)[0])
+    return int(struct.unpack_from("=I", frame, VNET_HEADER_BYTES + 14 + 20 + 8)[0])
 
 
 def test_no_frame_is_lost_or_doubled_by_switches_under_traffic(namespace: int, tap: TapEndpoint) -> None:

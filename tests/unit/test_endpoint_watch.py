@@ -147,7 +147,7 @@ def test_our_own_changes_are_not_the_users(namespace: int) -> None:
         tap.set_carrier(False)
         tap.set_carrier(True)
         tap.restore({"mtu": 1300, "mac": "02:00:00:00:07:55", "feature.rx-gro": False})
-        with tap.features_held():
+        with tap.launching(1):
             offload(tap, 0)
             await heard.hears_nothing()
             offload(tap, CSUM | TSO4 | TSO6)

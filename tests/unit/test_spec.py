@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nooks.host.errors import InputError
+from nooks.host.paths import check_name
 from nooks.spec import (
     ALLOWED,
     Device,
     Spec,
-    check_name,
     find_line,
     from_flags,
     load,

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,11 +55,26 @@ class Bench:
         """The address at the far end of the cable."""
         return self.host_address[:-1] + "2"
 
-    def nooks(self, *arguments: str, within_seconds: float = COMMAND_SECONDS) -> Command:
-        """Run the command line with --json."""
-        argv = [sys.executable, "-m", "nooks.cli.main", *arguments, "--json"]
+    def nooks(self, *arguments: str, within: Sequence[str] = (), within_seconds: float = COMMAND_SECONDS) -> Command:
+        """Run the command line with --json; ``within`` is a command that runs it."""
+        argv = [*within, *self.argv(*arguments)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=within_seconds, check=False)
         return Command(done.returncode, done.stdout, done.stderr)
+
+    def argv(self, *arguments: str) -> list[str]:
+        """The command line with --json."""
+        return [sys.executable, "-m", "nooks.cli.main", *arguments, "--json"]
+
+    def flags(self, **changed: str) -> list[str]:
+        """What ``start`` needs, with some of it changed."""
+        flags = {
+            "name": self.name,
+            "driver": "e1000",
+            "device": "emulated:e1000",
+            "wire": f"tap:w{self.name[1:]}@{self.namespace}",
+            "address": f"{self.host_address}/24",
+        }
+        return ["start", *(word for key, value in (flags | changed).items() for word in (f"--{key}", value))]
 
     def ok(self, *arguments: str) -> Any:  # noqa: ANN401 - any JSON
         """As ``nooks``, which must succeed; returns its document."""

@@ -114,7 +114,7 @@ async def live_domain() -> AsyncGenerator[tuple[DomainMaker, TapEndpoint, Wire, 
 
     maker = DomainMaker(plan, jail, bring_up, "test-spares")
     try:
-        with endpoint.features_held():
+        with endpoint.launching(0):
             domain = await maker.restore(descriptors(endpoint, wire, 0), spare=False)
         endpoint.switch(0)
         wire.switch(0)
@@ -173,7 +173,7 @@ def test_preparing_spares_disturbs_no_frame(preparations: int) -> None:
                 await asyncio.sleep(3)  # the card lets nothing in for a second after its filters were set
                 lost_before = [way.sent - way.arrived for way in ways]
                 for _ in range(preparations):
-                    with endpoint.features_held():
+                    with endpoint.launching_apart(1):
                         spare = await maker.restore(descriptors(endpoint, wire, 1), spare=True)
                     await spare.destroy()
                 await asyncio.sleep(1)

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 AGENT_VERSION = "1"
 CLASSES = {"network": "nooks.agent.network"}
 _PORT_TIMEOUT_SECONDS = 10.0
+_CLAIM_TIMEOUT_SECONDS = 4.0
 _PRIORITY = 1
 _RESYNC_TYPES = ("resume", "sync")
 
@@ -123,7 +124,8 @@ class Agent:
             answer = wire.REPLY
         except Exception as error:  # noqa: BLE001 - whatever it is, the host is told
             complain()
-            reply = quickjson.dump({"message": f"{type(error).__name__}: {error}"[:2000]})
+            text = str(error) if isinstance(error, system.Unable) else f"{type(error).__name__}: {error}"
+            reply = quickjson.dump({"message": text[:2000]})
             answer = wire.ERROR
         self._send(wire.encode_body(answer, frame.sequence, self._incarnation, reply))
         how, self._crash = self._crash, None
@@ -150,6 +152,7 @@ class Agent:
         for module in request["modules"]:
             system.insert_module(f"/modules/{module['path']}", module["parameters"])
         loaded = time.monotonic() - started
+        system.wait_for_device([module["path"] for module in request["modules"]], _CLAIM_TIMEOUT_SECONDS)
         reply = driver.bring_up(request["settings"])
         reply["seconds"]["load"] = loaded
         reply["sections"] = system.code_sections([module["path"] for module in request["modules"]])

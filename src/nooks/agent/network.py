@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HOST, NIC = "host0", "nic0"
 _DEVICES = "/sys/class/net"
-_APPEAR_TIMEOUT_SECONDS = 10.0
+_APPEAR_TIMEOUT_SECONDS = 6.0
 _CARRIER_TIMEOUT_SECONDS = 10.0
 _QUEUE_PACKETS = 1000
 _PCI_COMMAND = 4
@@ -42,7 +42,7 @@ class Network:
         self._reported: tuple[bool, int, str] | None = None
 
     def bring_up(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
-        """See the ``bring_up`` message. Raises OSError if no interface of a device appears in time."""
+        """See the ``bring_up`` message. Raises Unable if no interface of a device appears in time."""
         started = time.monotonic()
         nic = _wait_for_interface(virtio=False)
         host = _wait_for_interface(virtio=True)
@@ -158,7 +158,7 @@ def _wait_for_interface(virtio: bool) -> str:
             if bus and (bus == "virtio") == virtio:
                 return name
         if time.monotonic() > deadline:
-            raise OSError(19, "no network interface of a device appeared", "virtio" if virtio else "driver")
+            raise system.Unable(f"no network interface of {'the host side' if virtio else 'its own'} appeared")
         time.sleep(0.002)
 
 

@@ -130,11 +130,48 @@ def uptime_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Unable(Exception):  # noqa: N818 - an answer for people, not a defect
+    """What was asked for can't be done; the text says why, in words that the host shows to its user as they are."""
+
+
+def wait_for_device(files: "list[str]", seconds: float) -> None:
+    """Return once a driver of these modules has claimed a device, or if none of them registered with a bus.
+
+    A PCI driver has claimed its cards when its module is in. Raises Unable if none did within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        drivers = [driver for file in files for driver in _drivers_of(file)]
+        if not drivers or any(_devices_of(driver) for driver in drivers):
+            return
+        if time.monotonic() > deadline:
+            raise Unable("it found no device that it knows")
+        time.sleep(0.01)
+
+
+def _drivers_of(file: str) -> "list[str]":
+    """The folders of the drivers that a module registered, from /sys/module/NAME/drivers."""
+    folder = f"/sys/module/{_module_name(file)}/drivers"
+    try:
+        return [f"{folder}/{each}" for each in os.listdir(folder)]  # noqa: PTH208
+    except OSError:
+        return []
+
+
+def _devices_of(driver: str) -> "list[str]":
+    links = (each for each in os.listdir(driver) if each != "module")  # noqa: PTH208
+    return [each for each in links if os.path.islink(f"{driver}/{each}")]  # noqa: PTH114
+
+
+def _module_name(file: str) -> str:
+    return file.removesuffix(".ko").replace("-", "_")
+
+
 def code_sections(files: "list[str]") -> "dict[str, dict[str, int]]":
     """Where the code of loaded modules lies: section to address by module, from /sys/module/NAME/sections."""
     found: dict[str, dict[str, int]] = {}
     for file in files:
-        name = file.removesuffix(".ko").replace("-", "_")
+        name = _module_name(file)
         folder = f"/sys/module/{name}/sections"
         try:
             names = [each for each in os.listdir(folder) if each.startswith(".text")]  # noqa: PTH208

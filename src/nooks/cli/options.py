@@ -19,10 +19,21 @@ def complete_drivers(incomplete: str) -> list[str]:
     return [name for name in table() if name.startswith(incomplete)]
 
 
+def _checked(name: str | None) -> str | None:
+    from nooks.host.paths import check_name
+
+    return None if name is None else check_name(name)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The nook.", autocompletion=complete_nooks)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The nook.", callback=_checked, autocompletion=complete_nooks)
+]
 OptionalName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="The nook; all without it.", autocompletion=complete_nooks)
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="The nook; all without it.", callback=_checked, autocompletion=complete_nooks
+    ),
 ]
 DriverOption = Annotated[
     str | None,

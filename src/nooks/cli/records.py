@@ -9,7 +9,7 @@ import typer
 
 from nooks.cli.options import Json, Name, OptionalName
 from nooks.cli.output import emit
-from nooks.host.errors import InputError, StateError
+from nooks.host.errors import InputError
 from nooks.host.journal import EVENTS, Event, journal_path
 
 
@@ -60,7 +60,7 @@ async def _follow(name: str | None, wanted: frozenset[str], last: int | None, *,
 def _check_recorded(name: str) -> None:
     path = journal_path(name)
     if not path.exists() and not path.with_name(path.name + ".1").exists():
-        raise StateError(f"nothing is recorded of a nook {name}", "'nooks events' shows what is recorded of all")
+        raise InputError(f"nothing is recorded of a nook {name}", "'nooks events' shows what is recorded of all")
 
 
 def _print(event: Event, *, as_json: bool) -> None:

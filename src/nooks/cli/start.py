@@ -87,13 +87,14 @@ def start(
 def _start(target: str | None, given: dict[str, Any], progress: TerminalProgress) -> dict[str, Any]:
     from nooks import launch, spec
     from nooks.cli import ahead
+    from nooks.host.paths import check_name
 
     if target is not None and ("/" in target or target.endswith(".toml")):
         return launch.start(spec.load(Path(target), given), progress, standby=ahead.take())
     if target is not None:
         if given.setdefault("name", target) != target:
             raise InputError(f"two names were given, {target} and {given['name']}", "give one")
-        spec.check_name(target)
+        check_name(target)
         if len(given) == 1:
             return launch.resume(target, progress, standby=ahead.take())
     return launch.start(spec.from_flags(given), progress, standby=ahead.take())

@@ -25,6 +25,7 @@ from nooks.host.process import (
     ReapError,
     has_ended,
     kill,
+    pid_of,
     send_signal,
     spawn,
     wait_readable,
@@ -77,7 +78,7 @@ class Domain:
         self.handles = handles
         self.memory = memory
         self.console = Console(handles.sockets["console"])
-        self.pid = _pid_of(handles.pidfd)
+        self.pid = pid_of(handles.pidfd)
         self.vcpu_thread = 0
         self.on_event: Callable[[Event], None] | None = None
         self._process = process
@@ -326,11 +327,3 @@ def _memory_for(plan: Plan, snapshot: Snapshot | None, keep_memory: bool) -> int
     if snapshot is None:
         return new_memory(plan.memory_bytes)
     return snapshot.copy_memory() if keep_memory else snapshot.open_memory()
-
-
-def _pid_of(pidfd: int) -> int:
-    """The process id behind a pidfd (proc(5): fdinfo); -1 if it is gone."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line.split()[1])
-    return -1

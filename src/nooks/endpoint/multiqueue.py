@@ -12,24 +12,34 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from nooks.endpoint import netns, rtnl
 from nooks.endpoint.interface import Interface
-from nooks.endpoint.steering import steer_to_newest, stop_steering
+from nooks.endpoint.steering import steer_to_newest, steer_to_oldest, stop_steering
 from nooks.host.errors import InputError, MachineError, NooksError
 
 QUEUES = 2
-VNET_HEADER_BYTES = 10
-"""struct virtio_net_hdr without num_buffers: what a TAP and PF_PACKET share, and what a legacy virtio device uses."""
+VNET_HEADER_BYTES = 12
+"""struct virtio_net_hdr_v1, which ends with num_buffers: what a modern virtio device uses (Virtio 1.0, 5.1.6)."""
+
+PACKET_HEADER_BYTES = 10
+"""PF_PACKET's header is the same without num_buffers (linux/virtio_net.h)."""
+
+OFFLOADS = 0x01 | 0x02 | 0x04 | 0x08
+"""TUN_F_CSUM, TSO4, TSO6, TSO_ECN: what a Linux domain takes from a TAP (Documentation/networking/tuntap.rst)."""
+
+SPARE_TEMPLATE = "nookspare%d"
+"""The kernel fills in a number that is free."""
 
 IFF_DETACH_QUEUE = 0x0400
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _IFF_MULTI_QUEUE, _IFF_ATTACH_QUEUE = 0x0100, 0x0200
 _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x4000, 0x8000
 _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
+_TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ, _TUNSETQUEUE, _TUNSETCARRIER = 0x400454D8, 0x400454D9, 0x400454E2
 _SIOCGSKNS = 0x894C
 _SOL_PACKET, _PACKET_VNET_HDR, _PACKET_QDISC_BYPASS = 263, 15, 20
@@ -53,21 +63,26 @@ class Switch:
 class MultiQueueTap:
     """A TAP and its two queues' descriptors. Not persistent: it goes with the last descriptor."""
 
-    def __init__(self, queue_fds: Sequence[int], *, vnet_header: bool, joined: bool = False) -> None:
-        """Takes over the descriptors of both queues; ``joined``: the TAP was there before. Raises EndpointGone."""
+    def __init__(self, queue_fds: Sequence[int], *, vnet_header: bool, joined: bool = False, anchor: int = 0) -> None:
+        """Takes over the descriptors of both queues; ``joined``: the TAP was there before.
+
+        ``anchor`` is a queue that surely belongs to the TAP: an earlier process may have left the other ``apart``.
+        Raises EndpointGone.
+        """
         if len(queue_fds) != QUEUES:
             raise ValueError(f"{QUEUES} queues, not {len(queue_fds)}")
         self._fds = tuple(queue_fds)
         self.vnet_header = vnet_header
         self.joined = joined
+        self._anchor = anchor
         self._sender: socket.socket | None = None
         try:
-            self._namespace = fcntl.ioctl(self._fds[0], _SIOCGSKNS)
+            self._namespace = fcntl.ioctl(self._fds[anchor], _SIOCGSKNS)
         except OSError as error:
             raise EndpointGone(f"the interface is gone: {error.strerror}", "start the nook again") from None
         os.set_inheritable(self._namespace, False)
         self.interface = Interface(self._current_name, self._namespace)
-        self.lossless = steer_to_newest(self._fds[0])
+        self.lossless = steer_to_newest(self._fds[anchor])
 
     @classmethod
     def open(cls, name: str, *, namespace: int | None, vnet_header: bool, exclusive: bool) -> Self:
@@ -75,7 +90,7 @@ class MultiQueueTap:
 
         Raises InputError if another process holds the name or it is no such TAP, MachineError if TAPs are missing.
         """
-        flags = _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE | (_IFF_VNET_HDR if vnet_header else 0)
+        flags = _flags(vnet_header)
         joined = False
         fds: list[int] = []
         try:
@@ -89,7 +104,7 @@ class MultiQueueTap:
                 joined = True
             fds.append(_open_queue(name, flags, namespace))
             if vnet_header:
-                fcntl.ioctl(fds[0], _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+                _set_header(fds[0])
             tap = cls(fds, vnet_header=vnet_header, joined=joined)
         except OSError as error:
             _close_all(fds)
@@ -116,7 +131,47 @@ class MultiQueueTap:
 
     def attached(self, queue: int) -> bool:
         """Whether frames can come through this queue, as the kernel has it. Raises EndpointGone."""
-        return not self._query(queue)[1] & IFF_DETACH_QUEUE
+        name, flags = self._query(queue)
+        return name == self._current_name() and not flags & IFF_DETACH_QUEUE
+
+    @contextlib.contextmanager
+    def apart(self, queue: int) -> Generator[None]:
+        """For the block, ``queue`` is a new descriptor on an interface of its own; then it is a detached queue here.
+
+        A QEMU that starts sets its TAP's header length and offloads, which belong to the whole interface: on this one
+        the live domain would read every frame two bytes off until the new one's state is loaded (QEMU, net/tap.c,
+        net_tap_fd_init). The other queue must be attached. Raises EndpointGone.
+        """
+        self._anchor = 1 - queue
+        fresh = _open_queue(SPARE_TEMPLATE, _flags(self.vnet_header), self._namespace)
+        os.close(self._fds[queue])
+        self._fds = (fresh, self._fds[1]) if queue == 0 else (self._fds[0], fresh)
+        try:
+            yield
+        finally:
+            self._bring_home(queue)
+
+    def restore_header(self) -> None:
+        """What ``apart`` avoids was done on this interface: make header and offloads what they should be."""
+        if self.vnet_header:
+            _set_header(self._fds[self._anchor])
+
+    def _bring_home(self, queue: int) -> None:
+        """Delete the queue's own interface and make it a queue of this one, through which no frame comes."""
+        interface = Interface(lambda: self._query(queue)[0], self._namespace)
+        try:
+            rtnl.delete_link(interface.index, self._namespace)
+        finally:
+            interface.close()
+        stop_steering(self._fds[self._anchor])
+        if self.lossless:
+            steer_to_oldest(self._fds[self._anchor])
+        try:
+            name = self._current_name().encode()
+            self._on_queue(queue, _TUNSETIFF, struct.pack("16sH22x", name, _flags(self.vnet_header)))
+            self._set_queue(queue, IFF_DETACH_QUEUE)
+        finally:
+            steer_to_newest(self._fds[self._anchor])
 
     def attach(self, queue: int) -> None:
         """From now on this queue, as the newest, gets all of the host's frames; again is harmless."""
@@ -155,11 +210,14 @@ class MultiQueueTap:
         sender = self._packet_socket()
         for frame in frames:
             try:
-                sender.send(frame)
+                sender.send(self._for_packet_socket(frame))
             except OSError:  # switched off, the queue full, or shrunk below the frame: what happens to any frame then
                 continue
             taken += 1
         return taken
+
+    def _for_packet_socket(self, frame: bytes) -> bytes:
+        return frame[:PACKET_HEADER_BYTES] + frame[VNET_HEADER_BYTES:] if self.vnet_header else frame
 
     def switch(self, to: int) -> Switch:
         """Make queue ``to`` the only one, and move to it what waits in the other, whose domain must be dead."""
@@ -178,7 +236,7 @@ class MultiQueueTap:
 
     def set_carrier(self, on: bool) -> None:
         """Plug or unplug the interface. Raises EndpointGone."""
-        self._on_queue(0, _TUNSETCARRIER, struct.pack("i", int(on)))
+        self._on_queue(self._anchor, _TUNSETCARRIER, struct.pack("i", int(on)))
 
     def close(self) -> None:
         """Close all; the interface goes unless somebody else holds it. Again is harmless."""
@@ -194,7 +252,7 @@ class MultiQueueTap:
             self._namespace = -1
 
     def _current_name(self) -> str:
-        return self._query(0)[0]
+        return self._query(self._anchor)[0]
 
     def _query(self, queue: int) -> tuple[str, int]:
         answer = self._on_queue(queue, _TUNGETIFF, bytes(40))
@@ -222,6 +280,16 @@ class MultiQueueTap:
         return self._sender
 
 
+def _flags(vnet_header: bool) -> int:
+    return _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE | (_IFF_VNET_HDR if vnet_header else 0)
+
+
+def _set_header(queue: int) -> None:
+    """Header length and offloads of a TAP, as a domain's QEMU would leave them."""
+    fcntl.ioctl(queue, _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+    fcntl.ioctl(queue, _TUNSETOFFLOAD, OFFLOADS)
+
+
 def _open_queue(name: str, flags: int, namespace: int | None) -> int:
     with netns.entered(namespace):
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -247,7 +315,7 @@ def _refused(name: str, error: OSError) -> NooksError:
             f"{name} is no name for a TAP, or an interface of another kind",
             f"use another name, or make it so: ip tuntap add {name} mode tap multi_queue",
         )
-    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTTY):
         return MachineError("this kernel has no TAP interfaces", "modprobe tun")
     if error.errno in (errno.EPERM, errno.EACCES):
         return MachineError(f"no permission to make the interface {name}", "run as root")

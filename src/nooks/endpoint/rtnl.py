@@ -113,6 +113,14 @@ def add_address(index: int, address: str, namespace: int | None = None) -> None:
             return
 
 
+def delete_link(index: int, namespace: int | None = None) -> None:
+    """Delete an interface. Raises OSError as the kernel does."""
+    with netns.entered(namespace):
+        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    with connection:
+        list(_exchange(connection, _message(RTM_DELLINK, _REQUEST | _ACK, _LINK.pack(0, 0, index, 0, 0))))
+
+
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The type and body of each message in one datagram."""
     offset = 0

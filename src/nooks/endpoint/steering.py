@@ -20,7 +20,9 @@ _BPF_PROG_TYPE_SOCKET_FILTER = 1
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "i686": 357}
 _MOVE_IMMEDIATE_64 = 0xB7
 _EXIT = 0x95
-_PROGRAM = struct.pack("=BBhi", _MOVE_IMMEDIATE_64, 0, 0, 1) + struct.pack("=BBhi", _EXIT, 0, 0, 0)
+_RETURN = struct.pack("=BBhi", _EXIT, 0, 0, 0)
+_OLDEST = struct.pack("=BBhi", _MOVE_IMMEDIATE_64, 0, 0, 0) + _RETURN
+_NEWEST = struct.pack("=BBhi", _MOVE_IMMEDIATE_64, 0, 0, 1) + _RETURN
 _ATTRIBUTE_BYTES = 72
 
 
@@ -30,8 +32,17 @@ def steer_to_newest(queue: int) -> bool:
     Returns False where the kernel has no such thing (no BPF, or forbidden): then a switch of queues may lose the
     few frames that arrive in the old queue between its draining and its detachment.
     """
+    return _install(queue, _NEWEST)
+
+
+def steer_to_oldest(queue: int) -> bool:
+    """As ``steer_to_newest``, but frames keep to the queue that was attached first: nothing goes to one that joins."""
+    return _install(queue, _OLDEST)
+
+
+def _install(queue: int, instructions: bytes) -> bool:
     try:
-        program = _load()
+        program = _load(instructions)
     except OSError:
         return False
     try:
@@ -49,16 +60,16 @@ def stop_steering(queue: int) -> None:
         fcntl.ioctl(queue, _TUNSETSTEERINGEBPF, struct.pack("i", -1))
 
 
-def _load() -> int:
+def _load(program_code: bytes) -> int:
     number = _SYSCALL_BPF.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, "no number of the bpf system call is known for this machine")
-    instructions = ctypes.create_string_buffer(_PROGRAM, len(_PROGRAM))
+    instructions = ctypes.create_string_buffer(program_code, len(program_code))
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
         "=IIQQ",
         _BPF_PROG_TYPE_SOCKET_FILTER,
-        len(_PROGRAM) // 8,
+        len(program_code) // 8,
         ctypes.addressof(instructions),
         ctypes.addressof(licence),
     )

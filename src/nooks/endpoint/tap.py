@@ -71,9 +71,12 @@ class TapEndpoint:
         return endpoint
 
     @classmethod
-    def adopt(cls, queue_fds: Sequence[int], ledger: Ledger) -> Self:
-        """Take over an interface by its queues' descriptors, which then belong to this object."""
-        endpoint = cls(MultiQueueTap(queue_fds, vnet_header=True), ledger)
+    def adopt(cls, queue_fds: Sequence[int], ledger: Ledger, *, live: int = 0) -> Self:
+        """Take over an interface by its queues' descriptors, which then belong to this object.
+
+        ``live`` is the queue that serves: the other may have been left ``apart``.
+        """
+        endpoint = cls(MultiQueueTap(queue_fds, vnet_header=True, anchor=live), ledger)
         if ledger.held:
             endpoint.release_features()
         return endpoint
@@ -112,7 +115,7 @@ class TapEndpoint:
             self.restore({"up": up})
         for address in addresses:
             with self._present():
-                rtnl.add_address(self._interface.index, address, self.namespace)
+                self._add_address(address)
 
     def observe(self) -> Settings:
         """What the interface shows now of the settings that can be asked for; the watch knows the others.
@@ -169,13 +172,26 @@ class TapEndpoint:
         self.ledger.held = False
 
     @contextlib.contextmanager
-    def features_held(self) -> Generator[None]:
-        """Around everything that starts, restores or resets a QEMU on either queue."""
+    def launching(self, queue: int) -> Generator[None]:
+        """Around everything that starts or restores a QEMU on a queue while nobody is served through the other.
+
+        It changes the interface's header and offloads, which are put right afterwards.
+        """
         self.hold_features()
         try:
             yield
         finally:
+            self._tap.restore_header()
             self.release_features()
+
+    @contextlib.contextmanager
+    def launching_apart(self, queue: int) -> Generator[None]:
+        """As ``launching``, while the other queue serves: nothing of this interface changes. See MultiQueueTap.apart.
+
+        The queue's descriptor (``queue_fds``) is another one in the block and afterwards.
+        """
+        with self._tap.apart(queue):
+            yield
 
     def attached(self, queue: int) -> bool:
         """Whether frames can come through this queue."""
@@ -241,6 +257,15 @@ class TapEndpoint:
                 raise
             wanted = ", ".join(f"{key}={value}" for key, value in own.items())
             raise InputError(f"the interface {self.name} does not take {wanted}: {error.strerror}") from None
+
+    def _add_address(self, address: str) -> None:
+        try:
+            rtnl.add_address(self._interface.index, address, self.namespace)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise
+            why = f"the interface {self.name} does not take the address {address}: {error.strerror}"
+            raise InputError(why, "choose another address") from None
 
     def _set_link(self, settings: Settings) -> None:
         link = LinkSettings(_int(settings["link.speed"]), str(settings["link.duplex"]), bool(settings["link.autoneg"]))

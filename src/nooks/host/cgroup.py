@@ -62,6 +62,14 @@ class Cgroup:
             with contextlib.suppress(ProcessLookupError):
                 (self.path / "cgroup.procs").write_text(str(pid))
 
+    def members(self) -> set[int]:
+        """The processes inside; none if the group is gone."""
+        if self.path is None:
+            return set()
+        with contextlib.suppress(OSError):
+            return {int(line) for line in (self.path / "cgroup.procs").read_text().split()}
+        return set()
+
     def kill(self) -> None:
         """SIGKILL to everything inside (Linux 5.14)."""
         if self.path is not None:

@@ -1,7 +1,25 @@
-"""Where things are on the host: run directories, logs, caches. The only place that knows."""
+"""Where things are on the host: run directories, logs, caches, and what may name a nook. The only place that knows."""
 
 import os
+import re
 from pathlib import Path
+
+from nooks.host.errors import InputError
+
+NAME_ALLOWED = "a letter a-z, then at most 14 of a-z 0-9 -"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,14}")
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can name a nook."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(name: str) -> str:
+    """``name`` if it can name a nook. Raises InputError."""
+    if not is_name(name):
+        raise InputError(f"{name!r} can't name a nook", f"a name is {NAME_ALLOWED}")
+    return name
 
 
 def run_dir() -> Path:
@@ -11,8 +29,8 @@ def run_dir() -> Path:
 
 
 def nook_dir(name: str) -> Path:
-    """The run directory of one nook."""
-    return run_dir() / name
+    """The run directory of one nook. Raises InputError for what can't name one: no path leads out of ``run_dir``."""
+    return run_dir() / check_name(name)
 
 
 def log_dir() -> Path:

@@ -202,6 +202,14 @@ async def kill(pidfd: int, *, within_seconds: float) -> None:
         )
 
 
+def pid_of(pidfd: int) -> int:
+    """The process id behind a pidfd (proc(5): fdinfo); -1 if it is gone."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1
+
+
 def has_ended(pidfd: int) -> bool:
     """Whether the process behind a pidfd has ended."""
     poll = select.poll()

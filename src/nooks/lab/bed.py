@@ -103,9 +103,12 @@ def _own_logs() -> Generator[None, None, None]:
 
 
 async def _stop(product: Product) -> None:
-    if not nook_dir(product.name).exists():
-        return
-    try:
-        await product.stop()
-    except NooksError:
-        await product.stop(force=True)
+    """An interrupt from the terminal reaches our ``nooks start`` as well, so the nook may be gone by itself."""
+    for force in (False, True):
+        try:
+            if nook_dir(product.name).exists():
+                await product.stop(force=force)
+            return
+        except NooksError:
+            if force and nook_dir(product.name).exists():
+                raise

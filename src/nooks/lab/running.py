@@ -1,6 +1,7 @@
 """How a command of the lab runs its coroutine: errors come out as the product's own, not in groups."""
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -10,9 +11,31 @@ T = TypeVar("T")
 
 
 def run_lab(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end and return the result. Of a group of errors the first NooksError is raised, if it has one."""
+    """Run to the end and return the result. Of a group of errors the first NooksError is raised, if it has one.
+
+    The first interrupt has the coroutine clean up, further ones don't disturb that. Raises KeyboardInterrupt then.
+    """
+    interrupts = 0
+
+    async def supervised() -> T:
+        task = asyncio.ensure_future(coroutine)
+
+        def interrupt() -> None:
+            nonlocal interrupts
+            interrupts += 1
+            if interrupts == 1:
+                task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+        return await task
+
     try:
-        return asyncio.run(coroutine)
+        return asyncio.run(supervised())
+    except asyncio.CancelledError:
+        if not interrupts:
+            raise
+        raise KeyboardInterrupt from None
     except BaseExceptionGroup as group:
         told = first_of(group)
         if told is None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nooks.failure.report import FailureReport, Reason
+from nooks.host.errors import NooksError
 from nooks.recovery.protocols import DomainFailedError, Means, ReplayMismatchError
 from nooks.recovery.steps import StepTimeoutError
 
@@ -64,6 +65,13 @@ class AttemptError(Exception):
         self.step = step
         self.report = report
         self.cause = cause
+
+    def told(self, what: str) -> NooksError:
+        """This error as a user should read it: ``what`` it came to, why, and what to do."""
+        cause = self.__cause__
+        if isinstance(cause, NooksError):
+            return NooksError(f"{what}: {cause.message}", cause.fix or "see 'nooks events'")
+        return NooksError(f"{what}: {self}", "see 'nooks events'")
 
 
 def reason_of(error: Exception) -> Reason:

@@ -248,7 +248,7 @@ class RecoveryManager:
             self.machine.to(State.STOPPING)
             self._stopping = asyncio.create_task(self._settle())
             await asyncio.shield(self._stopping)
-            raise NooksError(f"nook {self._nook} did not start: {failed}", "see `nooks postmortem`") from failed
+            raise failed.told(f"nook {self._nook} did not start") from failed
 
     async def _adopt(self, failure: FailureReport | None) -> None:
         episode = Episode(failure) if failure is not None else self._commanded_episode()
