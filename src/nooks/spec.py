@@ -21,7 +21,7 @@ from nooks.host.paths import NAME_ALLOWED, is_name
 DeviceKind = Literal["emulated", "model", "pci", "usb"]
 DriverClass = Literal["network", "block", "sound"]
 
-MEMORY_MIN_BYTES = 64 << 20
+MEMORY_MIN_BYTES = 80 << 20
 MEMORY_MAX_BYTES = 4 << 30
 
 _MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -38,7 +38,7 @@ ALLOWED: dict[str, str] = {
     "device": "emulated:MODEL[,option=value...], model:NAME, pci:0000:03:00.0 or usb:VID:PID",
     "class": "network, block or sound",
     "kernel": "debian, host, a version or a directory",
-    "memory": "a number of megabytes or gigabytes such as 128M, from 64M to 4G",
+    "memory": "a number of megabytes or gigabytes such as 128M, from 80M to 4G",
     "debug": "true or false",
     "network": "a table with the keys wire and address",
     "network.wire": "user, or tap:IFNAME[@NETNS]",
@@ -139,7 +139,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of ``128M`` or ``1G``. Raises ValueError outside of 64M to 4G."""
+    """Bytes of ``128M`` or ``1G``. Raises ValueError outside of 80M to 4G."""
     match = _MEMORY.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not an amount of memory")

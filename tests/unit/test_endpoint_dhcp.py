@@ -13,6 +13,7 @@ from endpoints import MAC, command, needs_tap, new_namespace
 
 from nooks.endpoint import netns, slirp
 from nooks.endpoint.dhcp import leased
+from nooks.endpoint.multiqueue import VNET_HEADER_BYTES
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.wire import Wire, parse_wire
 from nooks.host.errors import NooksError
@@ -52,9 +53,9 @@ def card_between(tap: TapEndpoint, wire: Wire) -> Generator[None]:
             for fd in select.select([host, cable], [], [], 0.01)[0]:
                 frame = os.read(fd, 1 << 17)
                 if fd == host:
-                    os.write(cable, frame[10:])
+                    os.write(cable, frame[VNET_HEADER_BYTES:])
                 else:
-                    os.write(host, bytes(10) + frame)
+                    os.write(host, bytes(VNET_HEADER_BYTES) + frame)
 
     thread = threading.Thread(target=carry)
     thread.start()

@@ -59,7 +59,7 @@ def test_a_device_that_the_driver_does_not_know(bench: Bench) -> None:
 
 
 def test_too_little_memory(bench: Bench) -> None:
-    check_refused(bench.nooks(*bench.flags(memory="64M")), 1, "give it more memory")
+    check_refused(bench.nooks(*bench.flags(memory="80M")), 1, "give it more memory")
 
 
 def test_not_root(bench: Bench) -> None:

@@ -70,7 +70,7 @@ async def bounded(
         if interrupt is not None and interrupt.is_set():
             raise StepInterruptedError
         if not task.done():
-            raise StepTimeoutError
+            raise StepTimeoutError(f"it took more than {timeout_seconds:.0f} s")
         if task.cancelled():
             raise StepInterruptedError  # by itself: must not look like a cancellation of the caller
         return task.result()

@@ -1,0 +1,64 @@
+"""What dead daemons leave is found by its owner, and only that is ended."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nooks import leftovers
+from nooks.claims import NAMESPACE
+from nooks.endpoint import netns
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start processes of another user")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOOKS_RUN_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def domains() -> Iterator[list[subprocess.Popen[bytes]]]:
+    user = str(leftovers.domain_user("left0"))
+    started = [
+        subprocess.Popen(["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sleep", "60"])
+        for _ in range(2)
+    ]
+    for process in started:
+        while Path(f"/proc/{process.pid}/comm").read_text().strip() != "sleep":
+            pass
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_all_domains_of_a_dead_nook_end(domains: list[subprocess.Popen[bytes]]) -> None:
+    assert leftovers.fence("left1") == 0
+    assert leftovers.fence("left0") == 2
+    assert [process.wait(5) for process in domains] == [-9, -9]
+    assert leftovers.fence("left0") == 0
+
+
+def test_what_the_keeper_holds_stays(domains: list[subprocess.Popen[bytes]]) -> None:
+    assert leftovers.fence("left0", keep={domains[0].pid}) == 1
+    assert domains[1].wait(5) == -9
+    assert domains[0].poll() is None
+
+
+def test_users_of_two_nooks_differ() -> None:
+    assert leftovers.domain_user("nic0") != leftovers.domain_user("nic1")
+    assert leftovers.domain_user("nic0") == leftovers.domain_user("nic0")
+
+
+def test_the_noted_namespace_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(netns, "remove", removed.append)
+    leftovers.remove_namespace("left0")
+    (tmp_path / "left0").mkdir()
+    leftovers.remove_namespace("left0")
+    (tmp_path / "left0" / NAMESPACE).write_text("lab")
+    leftovers.remove_namespace("left0")
+    assert removed == ["lab"]
