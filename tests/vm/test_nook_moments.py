@@ -38,7 +38,8 @@ def test_an_interrupted_restart_leaves_it_running(bench: Bench) -> None:
     for _ in range(15):
         delay = chance.uniform(INTERPRETER_SECONDS, 1.5)
         said, status = interrupted(bench.argv("restart", bench.name, "--kernel", "debian"), delay)
-        assert status in (0, 130), f"after {delay:.3f} s: {status} {said}"
+        busy = "is being restarted already" in said  # the one before: an interrupt does not cancel it
+        assert status in (0, 130) or busy, f"after {delay:.3f} s: {status} {said}"
         bench.until(lambda status: status["state"] == "running")
         assert bench.reaches_peer(), f"after {delay:.3f} s"
 

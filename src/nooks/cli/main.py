@@ -116,6 +116,13 @@ def _one_line(text: str) -> str:
 
 
 def _ignore_interrupts() -> None:
+    """From here on the exit status is decided.
+
+    An interrupt that came while a string was being executed (dataclasses do that) is noted by CPython as one that
+    nobody caught, and the process would end by SIGINT instead of with our status; executing another one clears that
+    note (CPython, Python/pythonrun.c, run_eval_code_obj).
+    """
+    exec("")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
