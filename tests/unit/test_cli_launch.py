@@ -221,6 +221,7 @@ def test_keeper_and_supervisor_both_dead(surroundings: Path) -> None:
     assert keeper is not None
     kill(result["pid"])
     keeper.quit()
+    keeper.wait_for_end(5)
     keeper.close()
     assert contact.status("nic0")["state"] == "stopped"
     assert launch.resume("nic0")["adopted"] is False
