@@ -22,6 +22,9 @@ _LAUNCHES = itertools.count(1)
 
 SAVE_DELAY_SECONDS = 1.0
 
+KEPT, UNUSED_SECONDS = 12, 3 * 24 * 3600.0
+"""A snapshot takes some 70 MB of disk and 3 s to make: old ones go, but the last few stay."""
+
 BringUp = Callable[[Domain], Awaitable[dict[str, Any]]]
 """Brings a freshly booted domain to where it is ready and has served nobody; returns facts about it."""
 
@@ -158,5 +161,6 @@ class DomainMaker:
         """Put a snapshot into the cache. A full disk costs the next start some seconds, and this one nothing."""
         try:
             cache.entry(KIND, self._key, made.save)
+            cache.prune(KIND, keep=KEPT, unused_seconds=UNUSED_SECONDS)
         except (NooksError, OSError) as error:
             structlog.get_logger().warning("the snapshot could not be kept", error=str(error))
