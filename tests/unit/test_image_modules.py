@@ -56,6 +56,14 @@ def test_soft_dependencies_come_along_if_they_exist(tree: ModuleTree) -> None:
     assert closure(tree, "fast_card2") == ["crc", "core_b", "core_a", "fast_card2"]
 
 
+def test_a_soft_dependency_by_alias_is_served_by_what_runs_on_any_processor(tree: ModuleTree) -> None:
+    with (tree.directory / "modules.alias").open("a") as aliases:
+        aliases.write("alias sum hda-codec\nalias sum crc\nalias cpu:type:x86,ven*:feature:*0094* hda_codec\n")
+    with (tree.directory / "modules.softdep").open("a") as softs:
+        softs.write("softdep core_b pre: sum\n")
+    assert closure(tree, "core-b") == ["crc", "core_b"]
+
+
 def test_what_is_built_in_is_not_missing(tree: ModuleTree) -> None:
     assert closure(tree, "ram-disk") == []
     assert tree.has("ram_disk")

@@ -6,7 +6,7 @@ files may write dashes.
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,16 +91,26 @@ class ModuleTree:
             return
         before, after = self._soft.get(module.name, ((), ()))
         above |= {module.name}
-        for soft in before:
-            if self.has(soft):
-                self._collect(soft, order, above)
+        for soft in self._present(before):
+            self._collect(soft, order, above)
         # modules.dep lists what a module needs, the nearest first.
         for path in reversed(self._dependencies[module.name][1]):
             self._collect(path, order, above)
         order[module.name] = module
-        for soft in after:
+        for soft in self._present(after):
+            self._collect(soft, order, above)
+
+    def _present(self, softs: Iterable[str]) -> Iterator[str]:
+        """The modules that soft dependencies name, or have as an alias: those that need no particular processor."""
+        for soft in softs:
             if self.has(soft):
-                self._collect(soft, order, above)
+                yield soft
+            else:
+                yield from (name for name in self.for_device(soft) if name not in self._processor_bound)
+
+    @cached_property
+    def _processor_bound(self) -> frozenset[str]:
+        return frozenset(canonical(module) for pattern, module in self._aliases if pattern.startswith("cpu:"))
 
     @cached_property
     def _dependencies(self) -> dict[str, tuple[str, list[str]]]:
