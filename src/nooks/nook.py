@@ -37,7 +37,7 @@ from nooks.nook_network import NetworkSide
 from nooks.recovery.episode import Counts
 from nooks.recovery.manager import RecoveryManager
 from nooks.recovery.policy import RestartLimits, RestartPolicy
-from nooks.recovery.protocols import Means, State
+from nooks.recovery.protocols import State
 from nooks.recovery.steps import host_load_factor
 from nooks.restarter import DomainRestarter
 from nooks.spec import Spec
@@ -115,7 +115,6 @@ class Nook:
             connect=lambda domain, number, bay: Incarnation(domain, number, bay, self.watcher),
             rehearse=self.side.rehearse,
             replan=self._replan,
-            quickest=Means(getattr(spec.restart, "means", "spare")),
             serving=self._serving,
         )
         self._tracker.own("domains", self.restarter.close)

@@ -17,9 +17,6 @@ PROGRAM = "qemu-system-x86_64"
 FIRMWARE = "qboot.rom"
 FIRMWARE_DIRECTORIES = (Path("/usr/share/qemu"), Path("/usr/share/qboot"), Path("/usr/local/share/qemu"))
 
-TRANSLATION_BUFFER_MIB = 32
-"""TCG's cache of translated code. A domain runs one small kernel and one driver: 32 MiB hold them."""
-
 OVERHEAD_BYTES = 1 << 30
 """Address space that QEMU itself may take beside the guest's memory (stacks, libraries, translation buffer)."""
 

@@ -78,10 +78,6 @@ class Snapshot:
         """A descriptor of the device state with a file offset of its own; the caller closes it."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def resident_bytes(self) -> int:
-        """Memory that the snapshot itself takes."""
-        return 512 * (os.fstat(self.memory).st_blocks + os.fstat(self.state).st_blocks)
-
     def close(self) -> None:
         """Let go of both files."""
         os.close(self.memory)

@@ -163,7 +163,6 @@ class MultiQueueTap:
             rtnl.delete_link(interface.index, self._namespace)
         finally:
             interface.close()
-        stop_steering(self._fds[self._anchor])
         if self.lossless:
             steer_to_oldest(self._fds[self._anchor])
         try:
