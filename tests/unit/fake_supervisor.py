@@ -1,4 +1,4 @@
-"""Stands in for ``nooks.supervisor`` in tests of the launcher: the real process, handed-over descriptors and all.
+"""Stands in for ``nooks.nook.supervisor`` in tests of the launcher: the real process, handed-over descriptors and all.
 
 What it does is told by the environment variable FAKE_SUPERVISOR: ready, refuse, die, slow, degraded or deaf.
 """
@@ -13,10 +13,10 @@ import sys
 import time
 from typing import Any
 
-from nooks.claims import SPEC, forget
-from nooks.control_server import Arguments, ControlServer
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperClient
+from nooks.nook.claims import SPEC, forget
+from nooks.nook.control_server import Arguments, ControlServer
 from nooks.spec import Spec
 
 HELD = "endpoint"

@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
-from nooks import claims, contact, drivers, ending, launch, standby
+from nooks import drivers
 from nooks.domain import qemu
 from nooks.drivers import Driver
 from nooks.host import cgroup
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
 from nooks.image.progress import Progress
 from nooks.keeper.start import reap_daemons
+from nooks.lifecycle import contact, ending, launch
+from nooks.nook import claims, standby
 from nooks.spec import Spec, from_flags
 
 CHECK_EMULATOR = launch.check_emulator
@@ -31,8 +33,8 @@ SUBSTITUTE = """
 import sys
 sys.path.insert(0, {directory!r})
 import fake_supervisor, nooks
-sys.modules["nooks.supervisor"] = nooks.supervisor = fake_supervisor
-from nooks import standby
+sys.modules["nooks.nook.supervisor"] = nooks.nook.supervisor = fake_supervisor
+from nooks.nook import standby
 sys.exit(standby.main())
 """
 
@@ -307,7 +309,7 @@ def test_interrupts_leave_nothing(monkeypatch: pytest.MonkeyPatch, surroundings:
 
 def test_a_launcher_that_is_killed_leaves_no_process(surroundings: Path) -> None:
     program = (
-        "import os, signal\nfrom nooks import launch\nfrom nooks.spec import from_flags\n"
+        "import os, signal\nfrom nooks.lifecycle import launch\nfrom nooks.spec import from_flags\n"
         "launch.check_machine = launch.check_emulator = lambda spec: None\n"
         "launch.prepare_image = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "launch.start(from_flags({'name': 'nic0', 'driver': 'e1000'}))\n"

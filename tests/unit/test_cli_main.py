@@ -136,7 +136,7 @@ def test_what_is_slow_to_import_is_imported_late() -> None:
 
     slow = {"rich", "pyroute2", "asyncio", "msgspec", "prometheus_client", "structlog"}
     assert not imported("import nooks.cli.app; nooks.cli.app.root()") & slow
-    hot = imported("import nooks.cli.app, nooks.launch; nooks.cli.app.root(); nooks.cli.app.build('start')")
+    hot = imported("import nooks.cli.app, nooks.lifecycle.launch; nooks.cli.app.root(); nooks.cli.app.build('start')")
     assert not hot & {"rich", "pyroute2", "asyncio", "prometheus_client"}
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nooks import contact
 from nooks.cli.metrics import render
 from nooks.cli.records import events
 from nooks.host.journal import Journal
+from nooks.lifecycle import contact
 
 STATUS = {"name": "nic0", "class": "network", "driver": "e1000", "state": "running", "incarnation": 4}
 

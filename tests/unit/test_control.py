@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nooks.control import ControlClient, ControlGone, RemoteError, listen, result_of
-from nooks.control_server import Arguments, ControlServer
 from nooks.host.errors import InputError, StateError
+from nooks.nook.control import ControlClient, ControlGone, RemoteError, listen, result_of
+from nooks.nook.control_server import Arguments, ControlServer
 
 
 async def echo(arguments: Arguments) -> Any:  # noqa: ANN401

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nooks import leftovers
-from nooks.claims import NAMESPACE
 from nooks.endpoint import netns
+from nooks.nook import leftovers
+from nooks.nook.claims import NAMESPACE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start processes of another user")
 

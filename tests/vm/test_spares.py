@@ -28,7 +28,7 @@ from nooks.endpoint import netns
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.wire import Wire, parse_wire
 from nooks.image import initramfs, kernel
-from nooks.incarnation import Incarnation
+from nooks.nook.incarnation import Incarnation
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import BringUp, Message, Module, Resume
 

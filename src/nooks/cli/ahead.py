@@ -1,6 +1,6 @@
 """The supervisor's process that the entry point starts ahead of time for ``nooks start`` (see ``standby``)."""
 
-from nooks.standby import Standby
+from nooks.nook.standby import Standby
 
 _waiting: list[Standby] = []
 

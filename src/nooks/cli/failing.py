@@ -43,7 +43,7 @@ def crash(
     and kill ends the domain's process; agent ends our program in it; leak uses up its memory; silent keeps the driver
     from making progress.
     """
-    from nooks import contact
+    from nooks.lifecycle import contact
 
     with contact.connect(name) as control:
         result = control.request("crash", {"how": how.value}, timeout_seconds=CRASH_SECONDS)
@@ -58,7 +58,7 @@ def inject(
     json: Json = False,
 ) -> None:
     """Change the live code of a nook's driver. The nook must have been started with --debug."""
-    from nooks import contact
+    from nooks.lifecycle import contact
 
     arguments = {"type": fault_type.value, "count": count, "seed": seed}
     with contact.connect(name) as control:

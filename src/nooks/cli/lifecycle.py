@@ -22,7 +22,7 @@ def stop(
     json: Json = False,
 ) -> None:
     """Stop a nook and give back all that it held; returns when nothing of it is left."""
-    from nooks import ending
+    from nooks.lifecycle import ending
 
     result = ending.stop(name, force=force)
     emit(result, as_json=json, text=lambda: print(f"{name} is stopped"))
@@ -39,7 +39,7 @@ def restart(
 
     With another kernel, its driver takes over. The old domain goes on if the new one does not come up.
     """
-    from nooks import launch
+    from nooks.lifecycle import launch
 
     with TerminalProgress(enabled=not json) as progress:
         result = launch.restart(name, kernel, progress)
@@ -48,7 +48,7 @@ def restart(
 
 def status(name: OptionalName = None, json: Json = False) -> None:
     """Show the state of one nook or of all."""
-    from nooks import contact
+    from nooks.lifecycle import contact
 
     if name is not None:
         row = contact.status(name)
@@ -78,7 +78,7 @@ def set_settings(
     json: Json = False,
 ) -> None:
     """Change settings that the host endpoint can't carry; they are recorded and replayed like all others."""
-    from nooks import contact
+    from nooks.lifecycle import contact
 
     wanted = dict(_parse(setting) for setting in settings)
     with contact.connect(name) as control:

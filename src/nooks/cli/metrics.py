@@ -28,7 +28,7 @@ DOCUMENTATION = {
 
 def metrics() -> None:
     """Print the metrics of all nooks in Prometheus' text format."""
-    from nooks import contact
+    from nooks.lifecycle import contact
 
     facts: list[dict[str, Any]] = []
     for status in contact.all_status():

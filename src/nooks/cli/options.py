@@ -7,7 +7,7 @@ import typer
 
 def complete_nooks(incomplete: str) -> list[str]:
     """The names of the nooks that are there."""
-    from nooks.claims import names
+    from nooks.nook.claims import names
 
     return [name for name in names() if name.startswith(incomplete)]
 

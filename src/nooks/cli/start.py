@@ -85,9 +85,10 @@ def start(
 
 
 def _start(target: str | None, given: dict[str, Any], progress: TerminalProgress) -> dict[str, Any]:
-    from nooks import launch, spec
+    from nooks import spec
     from nooks.cli import ahead
     from nooks.host.paths import check_name
+    from nooks.lifecycle import launch
 
     if target is not None and ("/" in target or target.endswith(".toml")):
         return launch.start(spec.load(Path(target), given), progress, standby=ahead.take())

@@ -88,8 +88,8 @@ def _parent(pid: int) -> int:
 def _role(words: list[str]) -> str:
     text = " ".join(words)
     for mark, role in (
-        ("nooks.supervisor", "supervisor"),
-        ("nooks.standby", "supervisor"),
+        ("nooks.nook.supervisor", "supervisor"),
+        ("nooks.nook.standby", "supervisor"),
         ("keeper/server.py", "keeper"),
         ("qemu-system", "domain"),
         ("slirp4netns", "slirp4netns"),

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nooks import contact
 from nooks.host.errors import NooksError
 from nooks.host.process import ProcessError, run
 from nooks.lab.workers import Worker, python, worker
+from nooks.lifecycle import contact
 
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0

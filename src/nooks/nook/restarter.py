@@ -15,8 +15,8 @@ from nooks.domain.domain import PREPARING_NICENESS, Domain, LaunchError
 from nooks.domain.maker import DomainMaker
 from nooks.domain.monitor import MonitorError
 from nooks.host.errors import NooksError
-from nooks.incarnation import Incarnation
-from nooks.ledger import Ledger
+from nooks.nook.incarnation import Incarnation
+from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import Means, Restarted
 from nooks.xpc.errors import XpcError
 

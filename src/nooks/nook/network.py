@@ -18,9 +18,9 @@ from nooks.failure.probe import NeighbourProber
 from nooks.failure.report import ReportSink
 from nooks.host.clock import SystemClock
 from nooks.host.errors import NooksError
-from nooks.incarnation import Incarnation
 from nooks.keeper.client import KeeperGone
-from nooks.ledger import Ledger
+from nooks.nook.incarnation import Incarnation
+from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink
 from nooks.recovery.steps import host_load_factor
 from nooks.shadow.log import Log, StateFile

@@ -21,7 +21,7 @@ from nooks.keeper.start import reap_daemons, start_daemon
 SUPERVISOR_KEY = "supervisor"
 """Under this key the keeper holds the supervisor's pidfd, so that a supervisor that hangs can be ended for sure."""
 
-COMMAND = ("-I", "-m", "nooks.standby")
+COMMAND = ("-I", "-m", "nooks.nook.standby")
 """The interpreter's arguments for this process; the socket's number follows."""
 
 _DESCRIPTORS = 5
@@ -95,7 +95,7 @@ def main() -> int:
     close_all_but(int(sys.argv[1]))
     orders = socket.socket(fileno=int(sys.argv[1]))
     try:
-        from nooks import supervisor
+        from nooks.nook import supervisor
     except BaseException:
         _take_orders(orders)  # so that the traceback lands in the nook's log
         raise
@@ -108,7 +108,7 @@ def main() -> int:
     register(client)
     client.detach()
     numbers = {"lock": lock, "control": control, "keeper": keeper, "ready": ready}
-    sys.argv = ["nooks.supervisor", f"--name={name}", *(f"--{what}-fd={fd}" for what, fd in numbers.items())]
+    sys.argv = ["nooks.nook.supervisor", f"--name={name}", *(f"--{what}-fd={fd}" for what, fd in numbers.items())]
     return supervisor.main()
 
 

@@ -15,7 +15,7 @@ from nooks.failure.process import ProcessDetector, SigchldHub
 from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.failure.schedstat import VcpuClock, VcpuTimes
 from nooks.host.clock import Clock
-from nooks.incarnation import Incarnation
+from nooks.nook.incarnation import Incarnation
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import Message
 

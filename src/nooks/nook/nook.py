@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 
-from nooks import claims, leftovers
 from nooks.domain import accel
 from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
@@ -29,20 +28,21 @@ from nooks.host.errors import NooksError, StateError
 from nooks.host.journal import Journal
 from nooks.host.paths import nook_dir
 from nooks.host.tracker import ObjectTracker
-from nooks.incarnation import BootError, Incarnation
 from nooks.keeper.client import KeeperClient
 from nooks.keeper.start import start_keeper
-from nooks.ledger import Ledger
-from nooks.nook_network import NetworkSide
+from nooks.nook import claims, leftovers
+from nooks.nook.incarnation import BootError, Incarnation
+from nooks.nook.ledger import Ledger
+from nooks.nook.network import NetworkSide
+from nooks.nook.restarter import DomainRestarter
+from nooks.nook.standby import register
+from nooks.nook.watcher import Watcher
 from nooks.recovery.episode import Counts
 from nooks.recovery.manager import RecoveryManager
 from nooks.recovery.policy import RestartLimits, RestartPolicy
 from nooks.recovery.protocols import State
 from nooks.recovery.steps import host_load_factor
-from nooks.restarter import DomainRestarter
 from nooks.spec import Spec
-from nooks.standby import register
-from nooks.watcher import Watcher
 from nooks.xpc.errors import RequestError, XpcError
 from nooks.xpc.messages import BringUp, Module
 

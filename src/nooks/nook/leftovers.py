@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from nooks.claims import NAMESPACE
 from nooks.host.cgroup import Cgroup, CgroupError
 from nooks.host.errors import NooksError
 from nooks.host.paths import nook_dir
+from nooks.nook.claims import NAMESPACE
 
 END_SECONDS = 10.0
 _POLL_SECONDS = 0.01

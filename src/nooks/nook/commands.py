@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nooks.host.errors import InputError, NooksError, StateError
-from nooks.nook import Nook
+from nooks.nook.nook import Nook
 from nooks.xpc.errors import ChannelClosed, XpcError
 from nooks.xpc.messages import CRASHES, Crash
 

@@ -3,11 +3,11 @@
 from contextlib import suppress
 from typing import Any
 
-from nooks.claims import CONTROL, KEEPER, SPEC, is_claimed, names
-from nooks.control import ControlClient, ControlGone
 from nooks.host.errors import InputError, NooksError
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperClient, KeeperGone
+from nooks.nook.claims import CONTROL, KEEPER, SPEC, is_claimed, names
+from nooks.nook.control import ControlClient, ControlGone
 from nooks.spec import Spec
 
 STATUS_SECONDS = 3.0

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nooks.claims import IMAGE, NAMESPACE, SPEC, Claim, NameTaken, claim
-from nooks.contact import connect
-from nooks.control import ControlGone, listen, result_of
 from nooks.drivers import Driver, complete, suggestion
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
 from nooks.host.paths import cache_dir, log_dir, nook_dir
 from nooks.image.progress import Progress, quiet
 from nooks.keeper.client import KeeperClient, KeeperGone
 from nooks.keeper.start import reap_daemons, start_keeper
+from nooks.lifecycle.contact import connect
+from nooks.nook.claims import IMAGE, NAMESPACE, SPEC, Claim, NameTaken, claim
+from nooks.nook.control import ControlGone, listen, result_of
+from nooks.nook.standby import SUPERVISOR_KEY, Standby
 from nooks.spec import Spec, absolute_kernel
-from nooks.standby import SUPERVISOR_KEY, Standby
 
 if TYPE_CHECKING:
     from nooks.image.kernel import Kernel
@@ -261,7 +261,7 @@ def _adopt(claimed: Claim, keeper: KeeperClient, standby: Standby) -> dict[str, 
 
 def _bury(claimed: Claim) -> None:
     """End what is left of a nook whose keeper and supervisor both died; its interface goes with its domains."""
-    from nooks import leftovers
+    from nooks.nook import leftovers
 
     leftovers.remove_namespace(claimed.name)
     if leftovers.fence(claimed.name):

@@ -17,19 +17,19 @@ from typing import Any
 
 import structlog
 
-from nooks import claims
-from nooks.control_server import Arguments, ControlServer, Handler
 from nooks.host.errors import NooksError
 from nooks.host.hardening import harden
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperClient
-from nooks.ledger import Ledger
-from nooks.nook import Nook, assemble
-from nooks.nook_commands import commands
+from nooks.nook import claims
+from nooks.nook.commands import commands
+from nooks.nook.control_server import Arguments, ControlServer, Handler
+from nooks.nook.ledger import Ledger
+from nooks.nook.nook import Nook, assemble
 
 
 def main() -> int:
-    """Entry point of ``python -m nooks.supervisor``; returns the exit status."""
+    """Entry point of ``python -m nooks.nook.supervisor``; returns the exit status."""
     options = _options()
     sys.stderr = io.TextIOWrapper(_Log(2, "w", closefd=False), errors="backslashreplace", write_through=True)
     structlog.configure(
@@ -56,7 +56,7 @@ class _Log(io.FileIO):
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="nooks.supervisor")
+    parser = argparse.ArgumentParser(prog="nooks.nook.supervisor")
     parser.add_argument("--name", required=True)
     for name in ("lock", "control", "keeper", "ready"):
         parser.add_argument(f"--{name}-fd", type=int, required=True)

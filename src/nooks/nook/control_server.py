@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 
-from nooks.control import BACKLOG, LINE_BYTES_MAX, error_document
 from nooks.host.errors import InputError, NooksError
+from nooks.nook.control import BACKLOG, LINE_BYTES_MAX, error_document
 
 Arguments = dict[str, Any]
 Handler = Callable[[Arguments], Awaitable[Any] | AsyncIterator[Any]]

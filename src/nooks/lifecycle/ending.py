@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nooks import leftovers
-from nooks.claims import NameTaken, claim
-from nooks.contact import connect, living
-from nooks.control import ControlGone
 from nooks.host.errors import NooksError, StateError
 from nooks.keeper.client import KeeperClient, KeeperError, KeeperGone
 from nooks.keeper.start import reap_daemons
-from nooks.launch import CLAIM_SECONDS, resume
-from nooks.standby import SUPERVISOR_KEY
+from nooks.lifecycle.contact import connect, living
+from nooks.lifecycle.launch import CLAIM_SECONDS, resume
+from nooks.nook import leftovers
+from nooks.nook.claims import NameTaken, claim
+from nooks.nook.control import ControlGone
+from nooks.nook.standby import SUPERVISOR_KEY
 
 STOP_SECONDS = 60.0
 KILL_SECONDS = 5.0
