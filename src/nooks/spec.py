@@ -50,9 +50,10 @@ ALLOWED: dict[str, str] = {
     "sound": "a table with the keys policy and latency",
     "sound.policy": "content or clock",
     "sound.latency": "default or low",
-    "restart": "a table with the keys intensity and period_seconds",
+    "restart": "a table with the keys intensity, period_seconds and means",
     "restart.intensity": "a whole number from 1 to 1000",
     "restart.period_seconds": "a number of seconds above 0",
+    "restart.means": "spare, restore, hotplug or cold",
 }
 """Every key of a specification, dotted, and what may stand there."""
 
@@ -85,10 +86,14 @@ class Sound(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
 
 class Restart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """At most ``intensity`` failures in ``period_seconds`` before the nook gives up."""
+    """At most ``intensity`` failures in ``period_seconds`` before the nook gives up.
+
+    ``means``: the quickest means of restart that may be used; None: the quickest that the device allows.
+    """
 
     intensity: int = 10
     period_seconds: float = 60.0
+    means: Literal["spare", "restore", "hotplug", "cold"] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,16 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     def memory_bytes(self) -> int:
         """The domain's memory in bytes."""
         return parse_memory(self.memory)
+
+    @property
+    def plugged_late(self) -> bool:
+        """Whether the device is plugged into a domain only when that is to serve: no snapshot holds a real one."""
+        return self.real or self.restart.means == "hotplug"
+
+    @property
+    def real(self) -> bool:
+        """Whether the device is a real one, which the host's own driver may have."""
+        return self.parsed_device.kind in ("pci", "usb")
 
     @property
     def parsed_device(self) -> Device:

@@ -177,6 +177,20 @@ def test_a_whole_life(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(body())
 
 
+def test_what_was_prepared_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        async with bench(monkeypatch) as it:
+            prepare = messages.Prepare(BRING_UP.device_class, BRING_UP.modules)
+            for _ in range(2):
+                assert (await it.channel.request(prepare, 5)).load < 5
+            assert it.driver.settings == {}
+            await it.channel.request(BRING_UP, 5)
+            assert it.inserted == [("/modules/a_driver.ko", "x=1")]
+            assert it.driver.settings == {"mtu": 1400}
+
+    asyncio.run(body())
+
+
 def test_failures_are_answered_and_the_agent_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         async with bench(monkeypatch) as it:

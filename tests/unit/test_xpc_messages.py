@@ -38,8 +38,15 @@ BRING_UP_REPLY: dict[str, Any] = {
 EXAMPLES: list[tuple[type[Message], dict[str, Any]]] = [
     (
         messages.BringUp,
-        {"device_class": "network", "modules": [{"path": "a_driver.ko", "parameters": "a=1"}], "settings": READBACK},
+        {
+            "device_class": "network",
+            "modules": [{"path": "a_driver.ko", "parameters": "a=1"}],
+            "settings": READBACK,
+            "claim_seconds": 4.0,
+        },
     ),
+    (messages.Prepare, {"device_class": "network", "modules": [{"path": "a_driver.ko", "parameters": ""}]}),
+    (messages.PrepareReply, {"load": 0.5}),
     (messages.BringUpReply, BRING_UP_REPLY),
     (messages.Apply, {"settings": READBACK}),
     (messages.ApplyReply, {"readback": READBACK, "refused": {}}),

@@ -49,6 +49,27 @@ def test_a_driver_fails_in_every_way_and_is_recovered(bench: Bench, driver: str,
     bench.ok("stop", bench.name)
 
 
+@pytest.mark.parametrize("means", ["restore", "hotplug", "cold"])
+def test_every_means_of_restart(bench: Bench, means: str) -> None:
+    bench.start("e1000", "emulated:e1000", "--means", means)
+    for failures, how in enumerate(("kill", "panic"), start=1):
+        bench.until(lambda status: status["state"] == "running" and (means != "hotplug" or status["spare_ready"]))
+        bench.ok("crash", bench.name, "--how", how)
+        bench.until(lambda status, count=failures: status["recoveries"] >= count)
+        assert bench.status()["last_means"] == means
+        assert bench.reaches_peer()
+
+
+def test_a_supervisor_that_died_is_replaced_where_devices_are_plugged_late(bench: Bench) -> None:
+    started = bench.start("e1000", "emulated:e1000", "--means", "hotplug")
+    os.kill(started["pid"], signal.SIGKILL)
+    assert bench.ok("start", bench.name)["domain_pid"] == started["domain_pid"]
+    assert bench.reaches_peer()
+    bench.ok("crash", bench.name, "--how", "kill")
+    bench.until(lambda status: status["recoveries"] == 1)
+    assert bench.reaches_peer()
+
+
 def test_a_dead_supervisor_takes_nothing_away(bench: Bench) -> None:
     started = bench.start("e1000", "emulated:e1000")
     os.kill(started["pid"], signal.SIGKILL)

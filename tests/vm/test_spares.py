@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
-from nooks.device.emulated import host_side_network, network_card
+from nooks.device.emulated import NETWORK_CABLE, as_argument, host_side_network, network_card
 from nooks.domain.accel import tcg
 from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
@@ -100,7 +100,7 @@ async def live_domain() -> AsyncGenerator[tuple[DomainMaker, TapEndpoint, Wire, 
     wire = await Wire.open(parse_wire(f"tap:w{suffix}@ns-{suffix}"))
     chosen = kernel.resolve()
     image = initramfs.build(chosen, ["e1000"])
-    hardware = (*host_side_network(), *network_card("e1000", ()))
+    hardware = (*host_side_network(), *NETWORK_CABLE, *as_argument(network_card("e1000", ())))
     plan = Plan(chosen.vmlinux, image.initramfs, image.digest, 128 << 20, hardware, tcg())
     jail = Jail(1_990_000_000, netns.empty_netns(), f"nooks-test-{suffix}")
 
@@ -108,7 +108,7 @@ async def live_domain() -> AsyncGenerator[tuple[DomainMaker, TapEndpoint, Wire, 
         booted = Incarnation(domain, 0, -1, _Deaf())
         booted.open()
         modules = tuple(Module(name) for name in image.load_order)
-        facts = (await booted.bring_up(BringUp("network", modules))).to_payload()
+        facts = (await booted.first(BringUp("network", modules))).to_payload()
         await booted.close()
         return facts
 

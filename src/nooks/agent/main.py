@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 AGENT_VERSION = "1"
 CLASSES = {"network": "nooks.agent.network"}
 _PORT_TIMEOUT_SECONDS = 10.0
-_CLAIM_TIMEOUT_SECONDS = 4.0
 _PRIORITY = 1
 _RESYNC_TYPES = ("resume", "sync")
 
@@ -67,11 +66,13 @@ class Agent:
         self._decoder = wire.Decoder(resync=True, parse=quickjson.load)
         self._incarnation = 0
         self._event_sequence = 0
+        self._prepared: DriverClass | None = None
         self._driver: DriverClass | None = None
         self._crash: str | None = None
         self._poller = select.poll()
         self._poller.register(port, select.POLLIN)
         self._handlers = {
+            "prepare": self._prepare,
             "bring_up": self._bring_up,
             "resume": self._resume,
             "apply": self._apply,
@@ -141,20 +142,30 @@ class Agent:
         while data:
             data = data[os.write(self._port, data) :]
 
+    def _prepare(self, request: "dict[str, Any]") -> "dict[str, Any]":
+        started = time.monotonic()
+        if self._prepared is None:
+            name = request["device_class"]
+            if name not in CLASSES:
+                raise ValueError(f"no class {name!r} in this agent")
+            prepared: DriverClass = __import__(CLASSES[name], fromlist=["create"]).create()
+            for module in request["modules"]:
+                system.insert_module(f"/modules/{module['path']}", module["parameters"])
+            self._prepared = prepared
+        return {"load": time.monotonic() - started}
+
     def _bring_up(self, request: "dict[str, Any]") -> "dict[str, Any]":
         if self._driver is not None:
             raise ValueError("the driver is up already")
-        name = request["device_class"]
-        if name not in CLASSES:
-            raise ValueError(f"no class {name!r} in this agent")
-        driver: DriverClass = __import__(CLASSES[name], fromlist=["create"]).create()
+        loaded = self._prepare(request)["load"]
+        driver = self._prepared
+        assert driver is not None
         started = time.monotonic()
-        for module in request["modules"]:
-            system.insert_module(f"/modules/{module['path']}", module["parameters"])
-        loaded = time.monotonic() - started
-        system.wait_for_device([module["path"] for module in request["modules"]], _CLAIM_TIMEOUT_SECONDS)
+        system.wait_for_device([module["path"] for module in request["modules"]], request["claim_seconds"])
+        claimed = time.monotonic() - started
         reply = driver.bring_up(request["settings"])
         reply["seconds"]["load"] = loaded
+        reply["seconds"]["probe"] += claimed
         reply["sections"] = system.code_sections([module["path"] for module in request["modules"]])
         self._driver = driver
         self._heartbeat.set_counters(driver.counters())

@@ -57,6 +57,10 @@ def start(
     period_seconds: Annotated[
         float | None, typer.Option("--period-seconds", metavar="SECONDS", help="That period.")
     ] = None,
+    means: Annotated[
+        str | None,
+        typer.Option("--means", metavar="MEANS", help="The quickest restart to use: spare, restore, hotplug or cold."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a nook; returns when applications can use it.
@@ -76,6 +80,7 @@ def start(
         "network.address": "dhcp" if address == ["dhcp"] else address,
         "restart.intensity": intensity,
         "restart.period_seconds": period_seconds,
+        "restart.means": means,
     }
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     with TerminalProgress(enabled=not json) as progress:

@@ -1,6 +1,7 @@
 """Devices that QEMU emulates, as arguments for a domain's plan. Knows no driver; any model of QEMU's will do."""
 
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -13,17 +14,21 @@ RESERVED = ("netdev", "id", "bus", "drive", "audiodev", "mac")
 """Options that we set ourselves, so that a user's can't lead around a wall."""
 
 
-def device_argument(model: str, options: tuple[tuple[str, str], ...], **own: str) -> tuple[str, str]:
-    """QEMU's ``-device`` for a model with the user's options and our ``own``.
+def device_properties(model: str, options: tuple[tuple[str, str], ...], **own: str) -> dict[str, str]:
+    """A model with the user's options and our ``own``, as the monitor's ``device_add`` takes it.
 
     Raises InputError for an option that is ours to set.
     """
     for key, _ in options:
         if key in RESERVED:
             raise InputError(f"the device option {key!r} is set by nooks itself", "leave it out")
-    chosen = _defaults().get(model, {}) | dict(options)
-    parts = [model, *(f"{key}={value}" for key, value in (*own.items(), *chosen.items()))]
-    return "-device", literal(",".join(parts))
+    return {"driver": model, **own, **_defaults().get(model, {}), **dict(options)}
+
+
+def as_argument(properties: Mapping[str, str]) -> tuple[str, str]:
+    """A device as QEMU's ``-device`` takes it."""
+    options = (f"{key}={value}" for key, value in properties.items() if key != "driver")
+    return "-device", literal(",".join([properties["driver"], *options]))
 
 
 @cache
@@ -36,19 +41,20 @@ def literal(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def network_card(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    """An emulated card whose cable ends at the descriptor ``wire``."""
-    return (
-        *("-netdev", "tap,id=wire,fd={wire}"),
-        *device_argument(model, options, netdev="wire"),
-    )
+NETWORK_CABLE = ("-netdev", "tap,id=wire,fd={wire}")
+"""An emulated card's cable, which ends at the descriptor ``wire``."""
+
+
+def network_card(model: str, options: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """An emulated card on that cable, as ``device_properties``. Raises InputError."""
+    return device_properties(model, options, netdev="wire")
 
 
 def network_trial(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """The same card with a cable that leads nowhere, to find out whether QEMU takes it."""
     return (
         *("-netdev", "hubport,id=wire,hubid=0"),
-        *device_argument(model, options, netdev="wire"),
+        *as_argument(network_card(model, options)),
     )
 
 

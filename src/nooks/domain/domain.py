@@ -42,6 +42,9 @@ SOCKETS = ("qmp", "xpc", "heartbeat", "console", "debug")
 MEMORY_STAYS = [{"capability": "x-ignore-shared", "state": True}]
 """The memory is a file already: only the devices' state is written and read (QEMU, migration/ram.c)."""
 
+PINNED_BESIDE_BYTES = 64 << 20
+"""What VFIO may pin beside the guest's memory: option ROMs, the cards' own regions."""
+
 PREPARING_NICENESS = 10
 """A spare is prepared behind everything that serves somebody."""
 
@@ -174,6 +177,7 @@ class Domain:
                     network=jail.network,
                     address_space_bytes=plan.memory_bytes + OVERHEAD_BYTES,
                     extra_group=plan.accelerator.group,
+                    locked_bytes=plan.memory_bytes + PINNED_BESIDE_BYTES if plan.pinned else None,
                 ),
             )
             ours.callback(process.kill_now)  # whatever fails from here on must not leave it behind
@@ -211,6 +215,10 @@ class Domain:
     async def pause(self) -> None:
         """Let the domain's CPU stand still (``stop``), until ``run``. Raises MonitorError."""
         await self._monitor.execute("stop")
+
+    async def plug(self, device: Mapping[str, str]) -> None:
+        """Plug a device in while the domain runs or stands still (``device_add``). Raises MonitorError."""
+        await self._monitor.execute("device_add", **device)
 
     async def status(self) -> str:
         """QEMU's run state (``running``, ``paused``, ``guest-panicked`` ...). Raises MonitorError."""

@@ -55,7 +55,7 @@ class Monitor:
         """Run one command. Raises MonitorError if it is refused, the session ends, or the deadline passes."""
         try:
             async with asyncio.timeout(COMMAND_SECONDS):
-                return await self._client.execute(command.replace("_", "-"), arguments or None)
+                return await self._client.execute(command, arguments or None)
         except (QMPError, TimeoutError, OSError) as error:
             raise MonitorError(f"QEMU command {command} failed: {error or type(error).__name__}") from error
 

@@ -40,8 +40,9 @@ class Plan:
     """Everything that decides what a domain is; two domains of equal plans may share a snapshot.
 
     ``hardware`` are QEMU arguments in which ``{name}`` stands for a descriptor that the launcher hands over.
-    ``snapshottable`` is false if a device of the plan cannot be part of a snapshot. ``guest_arguments`` are added
-    to the kernel's command line. ``memory_bytes`` is the guest's memory.
+    ``snapshottable`` is false if a device of the plan cannot be part of a snapshot. ``pinned``: a device will be
+    plugged in that reaches all memory by DMA, so that the memory is locked (VFIO). ``guest_arguments`` are added to
+    the kernel's command line. ``memory_bytes`` is the guest's memory.
     """
 
     vmlinux: Path
@@ -51,6 +52,7 @@ class Plan:
     hardware: tuple[str, ...]
     accelerator: Accelerator
     snapshottable: bool = True
+    pinned: bool = False
     debug: bool = False
     guest_arguments: str = ""
 

@@ -35,7 +35,8 @@ class Confinement:
     """What a process is confined to.
 
     ``user_id`` and ``group_id`` replace root's; ``network`` is the descriptor of the network namespace that it
-    enters; ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device node.
+    enters; ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device node;
+    ``locked_bytes`` of it may be locked (VFIO pins a guest's memory: Documentation/driver-api/vfio.rst), None: as we may.
     """
 
     user_id: int
@@ -43,6 +44,7 @@ class Confinement:
     network: int
     address_space_bytes: int
     extra_group: int | None = None
+    locked_bytes: int | None = None
 
 
 def run(
@@ -167,6 +169,7 @@ def _confined(command: list[str], confinement: Confinement) -> list[str]:
         f"--fsize={WRITTEN_FILE_BYTES}",
         "--core=0",
         "--nofile=256",
+        *([] if confinement.locked_bytes is None else [f"--memlock={confinement.locked_bytes}"]),
         "--",
         "setpriv",
         f"--reuid={confinement.user_id}",

@@ -16,9 +16,10 @@ from nooks.recovery.steps import host_load_factor
 from nooks.xpc.channel import Channel
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.heartbeats import HeartbeatReader
-from nooks.xpc.messages import BringUp, BringUpReply, Hello, Message
+from nooks.xpc.messages import Hello, Message, Request
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Message)
 
 BOOT_SECONDS = 30.0
 """How long a cold boot may take until the agent says hello, on an idle machine, where it takes 2 s."""
@@ -98,8 +99,8 @@ class Incarnation:
         self.number = number
         self.heartbeats.allow(number)
 
-    async def bring_up(self, request: BringUp) -> BringUpReply:
-        """Wait for a freshly booted agent and have it bring the driver up.
+    async def first(self, request: Request[R]) -> R:
+        """Wait for a freshly booted agent and ask it to bring the driver up, or to prepare for it.
 
         Raises BootError if the domain dies or does not get there in time, XpcError if the agent refuses.
         """
@@ -107,6 +108,10 @@ class Incarnation:
             return await self._while_alive(self._boot_and_ask(request))
         except DomainLost:
             raise _not_booted(self.domain.console.text()) from None
+
+    async def ask(self, request: Request[R], within_seconds: float) -> R:
+        """Ask the agent for as long as the domain lives. Raises DomainLost, XpcError."""
+        return await self._while_alive(self.channel.request(request, within_seconds))
 
     async def resync(self, within_seconds: float) -> None:
         """Agree with the agent of an adopted domain where requests begin. Raises DomainLost, XpcError."""
@@ -126,7 +131,7 @@ class Incarnation:
                 task.cancel()
             await asyncio.gather(working, *lost, return_exceptions=True)
 
-    async def _boot_and_ask(self, request: BringUp) -> BringUpReply:
+    async def _boot_and_ask(self, request: Request[R]) -> R:
         try:
             async with asyncio.timeout(BOOT_SECONDS * host_load_factor()):
                 await self._hello.wait()

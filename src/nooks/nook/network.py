@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
-from nooks.device.emulated import host_side_network, network_card
+from nooks.device.emulated import NETWORK_CABLE, host_side_network, network_card
 from nooks.endpoint.ledger import Ledger as Changes
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.watch import Watch
@@ -58,7 +58,7 @@ class NetworkSide:
         spec: Spec,
         ledger: Ledger,
         endpoint: TapEndpoint,
-        wire: Wire,
+        wire: Wire | None,
         log: Log,
         *,
         events: EventSink,
@@ -120,13 +120,19 @@ class NetworkSide:
 
     @staticmethod
     def hardware(spec: Spec) -> tuple[str, ...]:
-        """QEMU's arguments for the two ends of the data path."""
+        """QEMU's arguments for what leads out of the domain: to the interface, and an emulated card's cable."""
+        return (*host_side_network(), *(() if spec.real else NETWORK_CABLE))
+
+    @staticmethod
+    def emulated_device(spec: Spec) -> dict[str, str]:
+        """An emulated card's properties."""
         device = spec.parsed_device
-        return (*host_side_network(), *network_card(device.model, device.options))
+        return network_card(device.model, device.options)
 
     def _descriptors(self, bay: int) -> Mapping[str, int]:
         """A bay is a queue of the interface and one of the wire."""
-        return {"host": self.endpoint.queue_fds[bay], "wire": self.wire.queue_fds[bay]}
+        cable = {} if self.wire is None else {"wire": self.wire.queue_fds[bay]}
+        return {"host": self.endpoint.queue_fds[bay], **cable}
 
     @contextlib.contextmanager
     def launching(self, bay: int, *, serving: bool) -> Generator[Mapping[str, int]]:
@@ -137,8 +143,12 @@ class NetworkSide:
 
     def switch(self, bay: int) -> dict[str, Any]:
         """Frames that waited go to the new domain; on the wire they are lost, as on any cable, or moved as well."""
-        host, wire = self.endpoint.switch(bay), self.wire.switch(bay)
-        return {"moved": host.moved, "lost": host.lost, "wire_moved": wire.moved, "wire_lost": wire.lost}
+        host = self.endpoint.switch(bay)
+        facts = {"moved": host.moved, "lost": host.lost}
+        if self.wire is not None:
+            wire = self.wire.switch(bay)
+            facts |= {"wire_moved": wire.moved, "wire_lost": wire.lost}
+        return facts
 
     # -- the shadow's DriverPort: the agent of whichever incarnation is live -----------------------------------
 
@@ -233,10 +243,14 @@ class NetworkSide:
         await self._watching.aclose()
         await self._detector.close()
         await self.shadow.close()
+        # Interface and user-mode network end with the last holder of their descriptors, which must not be the keeper:
+        # a real card that is given back wants the interface's name.
+        queues = [f"{ENDPOINT_QUEUE}{bay}" for bay in range(len(self.endpoint.queue_fds))]
         with contextlib.suppress(KeeperGone):
-            for key in self.wire.descriptors:
-                self._ledger.forget(key)  # the user-mode network ends with the last holder of its descriptor
-        await self.wire.close()
+            for key in (*queues, *(self.wire.descriptors if self.wire is not None else ())):
+                self._ledger.forget(key)
+        if self.wire is not None:
+            await self.wire.close()
         self.endpoint.close()
 
 
@@ -263,11 +277,11 @@ def _forget(future: "asyncio.Future[Any]") -> None:
         future.exception()
 
 
-async def _make_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Log]:
+async def _make_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire | None, Log]:
     changes = StateFile.create("nooks-changes")
     endpoint = TapEndpoint.create(spec.name, mac=_mac_of(spec.name), ledger=Changes(changes.store))
     try:
-        wire = await Wire.open(parse_wire(spec.network.wire))
+        wire = None if spec.real else await Wire.open(parse_wire(spec.network.wire))
     except BaseException:
         endpoint.close()
         changes.close()
@@ -277,18 +291,18 @@ async def _make_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Lo
     ledger.give(SHADOW_LOG, log.fileno())
     for bay, queue in enumerate(endpoint.queue_fds):
         ledger.give(f"{ENDPOINT_QUEUE}{bay}", queue)
-    for key, descriptor in wire.descriptors.items():
+    for key, descriptor in wire.descriptors.items() if wire is not None else ():
         ledger.give(key, descriptor)
     return endpoint, wire, Log(log)
 
 
-def _adopt_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire, Log]:
+def _adopt_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire | None, Log]:
     changes = StateFile.from_fd(ledger.take(CHANGES_LOG))
     queues = [ledger.take(f"{ENDPOINT_QUEUE}{bay}") for bay in range(2)]
     live = int(ledger.facts.get("bay", 0))
     endpoint = TapEndpoint.adopt(queues, Changes(changes.store, changes.load()), live=live)
     held = {key: ledger.take(key) for key in ledger.held() if key.startswith("wire.")}
-    wire = Wire.adopt(parse_wire(spec.network.wire), held)
+    wire = None if spec.real else Wire.adopt(parse_wire(spec.network.wire), held)
     return endpoint, wire, Log(StateFile.from_fd(ledger.take(SHADOW_LOG)))
 
 

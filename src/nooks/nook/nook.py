@@ -14,12 +14,9 @@ from typing import Any
 
 import structlog
 
-from nooks.domain import accel
 from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
 from nooks.domain.monitor import MonitorError
-from nooks.domain.probe import working_accelerator
-from nooks.domain.qemu import Plan
 from nooks.endpoint import netns
 from nooks.failure import postmortem
 from nooks.failure.report import FailureReport, Reason
@@ -31,20 +28,21 @@ from nooks.host.tracker import ObjectTracker
 from nooks.keeper.client import KeeperClient
 from nooks.keeper.start import start_keeper
 from nooks.nook import claims, leftovers
-from nooks.nook.incarnation import BootError, Incarnation
+from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
 from nooks.nook.network import NetworkSide
+from nooks.nook.plans import Plans
 from nooks.nook.restarter import DomainRestarter
 from nooks.nook.standby import register
 from nooks.nook.watcher import Watcher
 from nooks.recovery.episode import Counts
 from nooks.recovery.manager import RecoveryManager
 from nooks.recovery.policy import RestartLimits, RestartPolicy
-from nooks.recovery.protocols import State
+from nooks.recovery.protocols import Means, State
 from nooks.recovery.steps import host_load_factor
 from nooks.spec import Spec
-from nooks.xpc.errors import RequestError, XpcError
-from nooks.xpc.messages import BringUp, Module
+from nooks.xpc.errors import XpcError
+from nooks.xpc.messages import BringUpReply
 
 CLASSES = {"network": NetworkSide}
 
@@ -107,15 +105,19 @@ class Nook:
         )
         self._tracker.own("endpoint", self.side.close)
         self.watcher = Watcher(self._clock, self._report, self.side)
-        maker = await self._make_maker(self.image)
+        self._plans = Plans(spec, CLASSES[spec.driver_class or ""], self._jail, self.watcher, None)
+        maker = await self._plans.maker(self.image)
+        plugging = self._plans.plugging(lambda: self._next_image, self._came_up)
         self.restarter = DomainRestarter(
             maker,
             self.side,
             self._ledger,
             connect=lambda domain, number, bay: Incarnation(domain, number, bay, self.watcher),
-            rehearse=self.side.rehearse,
+            rehearse=self.side.rehearse if plugging is None else self._rehearse_without_device,
             replan=self._replan,
             serving=self._serving,
+            plug=plugging,
+            quickest=Means(spec.restart.means or Means.SPARE),
         )
         self._tracker.own("domains", self.restarter.close)
         self.side.changed = self.restarter.refresh_spare
@@ -209,36 +211,15 @@ class Nook:
 
     # -- parts -------------------------------------------------------------------------------------------------
 
-    async def _make_maker(self, image: dict[str, Any]) -> DomainMaker:
-        side = CLASSES[self.spec.driver_class or ""]
-        plan = Plan(
-            vmlinux=Path(image["vmlinux"]),
-            initramfs=Path(image["initramfs"]),
-            image_digest=image["digest"],
-            memory_bytes=self.spec.memory_bytes,
-            hardware=side.hardware(self.spec),
-            accelerator=accel.tcg(),
-            debug=self.spec.debug,
-        )
-        plan = replace(plan, accelerator=await working_accelerator(plan, self._jail))
-        request = _bring_up(self.spec, image)
+    def _came_up(self, reply: BringUpReply) -> None:
+        self.restarter.maker.facts = reply.to_payload()
 
-        async def bring_up(domain: Domain) -> dict[str, Any]:
-            booted = Incarnation(domain, 0, -1, self.watcher)
-            booted.open()
-            try:
-                return (await booted.bring_up(request)).to_payload()
-            except RequestError as error:
-                what = f"driver {self.spec.driver} did not come up on {self.spec.device}: {error}"
-                raise BootError(what, "choose a device that the driver is for; 'nooks drivers' lists some") from error
-            finally:
-                await booted.close()
-
-        return DomainMaker(plan, self._jail, bring_up, repr(request))
+    async def _rehearse_without_device(self, spare: Incarnation) -> None:
+        await self._plans.rehearse(spare, self._next_image)
 
     async def _replan(self, kernel: str) -> DomainMaker:
         del kernel  # the launcher resolved it: its image came with the request
-        return await self._make_maker(self._next_image)
+        return await self._plans.maker(self._next_image)
 
     def _serving(self, live: Incarnation | None) -> None:
         if live is None:
@@ -336,14 +317,6 @@ class Nook:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _bring_up(spec: Spec, image: dict[str, Any]) -> BringUp:
-    parameters = {name.replace("-", "_"): text for name, text in image["parameters"].items()}
-    modules = tuple(
-        Module(name, parameters.get(name.removesuffix(".ko").replace("-", "_"), "")) for name in image["load_order"]
-    )
-    return BringUp(spec.driver_class or "", modules)
 
 
 def _new_keeper(name: str) -> KeeperClient:

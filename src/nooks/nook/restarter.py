@@ -58,8 +58,9 @@ class DomainRestarter:
     ``connect`` makes an Incarnation (domain, number, bay) of a domain that is about to run. ``rehearse`` brings a
     spare to the recorded state: a domain that has done once what it will be asked for is translated, configured and
     has its link, so that the failover itself does nothing but continue. ``replan`` makes the maker for another
-    kernel. ``serving`` is told which incarnation is live, None before it is fenced. ``quickest`` is the best means
-    that may be used.
+    kernel. ``serving`` is told which incarnation is live, None before it is fenced. ``plug`` gives the device to a
+    domain that runs without one and has the driver come up, and returns facts for the journal; None if the device is
+    part of every domain. ``quickest`` is the best means that may be used.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class DomainRestarter:
         rehearse: Callable[[Incarnation], Awaitable[None]],
         replan: Callable[[str], Awaitable[DomainMaker]],
         serving: Callable[[Incarnation | None], None],
+        plug: Callable[[Incarnation], Awaitable[dict[str, Any]]] | None = None,
         quickest: Means = Means.SPARE,
     ) -> None:
         self.maker = maker
@@ -83,6 +85,7 @@ class DomainRestarter:
         self._rehearse = rehearse
         self._replan = replan
         self._serving = serving
+        self._plug = plug
         self._quickest = quickest
         self._former: DomainMaker | None = None
         self._spare: Incarnation | None = None
@@ -123,8 +126,13 @@ class DomainRestarter:
         bay = self._free_bay()
         await self._await_spare()
         self.live, means = await self._next(bay, incarnation)
-        self.switched = self._bays.switch(bay)
         self._ledger.hold_domain(bay, self.live.domain)
+        self.switched = {}
+        if self._plug is not None:
+            means = Means.COLD if means is Means.COLD else Means.HOTPLUG
+            await self.live.domain.run()
+            self.switched = await self._plug(self.live)
+        self.switched |= self._bays.switch(bay)
         self._ledger.record(incarnation=incarnation, bay=bay)
         await self.live.domain.run()
         self._serving(self.live)
@@ -173,7 +181,9 @@ class DomainRestarter:
             self._preparing.add_done_callback(self._prepared)
 
     def refresh_spare(self) -> None:
-        """The recorded state changed: the spare has to learn of it."""
+        """The recorded state changed: the spare has to learn of it, unless it has no driver yet that could."""
+        if self._plug is not None:
+            return
         self._stale = True
         self.maker.personal = False
         self.served()
@@ -234,7 +244,7 @@ class DomainRestarter:
         """Until a spare waits that knows the recorded state."""
         await asyncio.sleep(SETTLE_SECONDS)
         await self._clear_ended()
-        if self._quickest is not Means.SPARE or not self.maker.plan.snapshottable:
+        if self._quickest not in (Means.SPARE, Means.HOTPLUG) or not self.maker.plan.snapshottable:
             return
         while self._spare is None or self._spare.domain.ended or self._stale:
             self._stale = False
@@ -252,7 +262,7 @@ class DomainRestarter:
 
     async def _load_spare(self, maker: DomainMaker) -> None:
         bay = self._free_bay()
-        if not maker.personal:
+        if not maker.personal and self._plug is None:
             await self._personalise(maker, bay)
         self._loading = True
         try:

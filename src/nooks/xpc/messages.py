@@ -131,7 +131,10 @@ class BringUpReply(Message):
 
 @dataclass(frozen=True)
 class BringUp(Request[BringUpReply]):
-    """Insert the modules in order, find the device's interface (or disk, or card), make it ready."""
+    """Insert the modules in order, find the device's interface (or disk, or card), make it ready.
+
+    ``claim_seconds`` is how long the driver may take to claim a device; one that is being plugged in takes a while.
+    """
 
     TYPE: ClassVar[str] = "bring_up"
     REPLY: ClassVar[type[Message]] = BringUpReply
@@ -139,11 +142,34 @@ class BringUp(Request[BringUpReply]):
         "device_class": _CLASS,
         "modules": checks.listing(_module, 64),
         "settings": check_settings,
+        "claim_seconds": _SECONDS,
     }
 
     device_class: str
     modules: tuple[Module, ...]
     settings: Settings = field(default_factory=dict[str, SettingValue])
+    claim_seconds: float = 4.0
+
+
+@dataclass(frozen=True)
+class PrepareReply(Message):
+    """The modules are in, and wait for a device; ``load`` is how many seconds that took."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"load": _SECONDS}
+
+    load: float
+
+
+@dataclass(frozen=True)
+class Prepare(Request[PrepareReply]):
+    """Insert the modules in order, though there is no device yet: all that can be done before it is plugged in."""
+
+    TYPE: ClassVar[str] = "prepare"
+    REPLY: ClassVar[type[Message]] = PrepareReply
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"device_class": _CLASS, "modules": checks.listing(_module, 64)}
+
+    device_class: str
+    modules: tuple[Module, ...]
 
 
 @dataclass(frozen=True)

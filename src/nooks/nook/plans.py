@@ -1,0 +1,116 @@
+"""From a specification and an image to domains: the plan, what an agent is first asked, how the device comes in."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from nooks.device import passthrough
+from nooks.device.emulated import as_argument
+from nooks.domain import accel
+from nooks.domain.domain import Domain, Jail
+from nooks.domain.maker import DomainMaker
+from nooks.domain.probe import working_accelerator
+from nooks.domain.qemu import Plan
+from nooks.nook.incarnation import BootError, Incarnation, Listener
+from nooks.nook.plugging import CLAIM_SECONDS, EmulatedDevice, LateDevice, Plugging
+from nooks.spec import Spec
+from nooks.xpc.errors import RequestError
+from nooks.xpc.messages import BringUp, BringUpReply, Module, Prepare
+
+PREPARE_SECONDS = 10.0
+"""How long an agent may take to find that all modules are in."""
+
+
+class ClassHardware(Protocol):
+    """What a class of drivers needs of a domain."""
+
+    @staticmethod
+    def hardware(spec: Spec) -> tuple[str, ...]:
+        """QEMU's arguments for what leads out of the domain, in which ``{name}`` stands for a descriptor."""
+        ...
+
+    @staticmethod
+    def emulated_device(spec: Spec) -> dict[str, str]:
+        """The properties of an emulated device of this class."""
+        ...
+
+
+class Plans:
+    """Makers of one nook's domains. ``real`` is its device, if that is a real one."""
+
+    def __init__(
+        self, spec: Spec, side: type[ClassHardware], jail: Jail, listener: Listener, real: LateDevice | None
+    ) -> None:
+        self._spec = spec
+        self._side = side
+        self._jail = jail
+        self._listener = listener
+        self._real = real
+
+    async def maker(self, image: dict[str, Any]) -> DomainMaker:
+        """A maker of domains with the driver of ``image``, on the accelerator that works here. Raises NooksError."""
+        spec = self._spec
+        plan = Plan(
+            vmlinux=Path(image["vmlinux"]),
+            initramfs=Path(image["initramfs"]),
+            image_digest=image["digest"],
+            memory_bytes=spec.memory_bytes,
+            hardware=(*self._side.hardware(spec), *self._device_arguments()),
+            accelerator=accel.tcg(),
+            pinned=spec.parsed_device.kind == "pci",
+            debug=spec.debug,
+        )
+        plan = replace(plan, accelerator=await working_accelerator(plan, self._jail))
+        request = _prepare(spec, image) if spec.plugged_late else _bring_up(spec, image)
+
+        async def bring_up(domain: Domain) -> dict[str, Any]:
+            return await self._first(domain, request)
+
+        return DomainMaker(plan, self._jail, bring_up, repr(request))
+
+    def plugging(self, image: Callable[[], dict[str, Any]], came_up: Callable[[BringUpReply], None]) -> Plugging | None:
+        """How domains get a device that they don't have from the start; None if they do. ``image``: the next one's."""
+        if not self._spec.plugged_late:
+            return None
+        device = self._real or EmulatedDevice(self._side.emulated_device(self._spec))
+        return Plugging(device, lambda: _bring_up(self._spec, image()), came_up)
+
+    async def rehearse(self, spare: Incarnation, image: dict[str, Any]) -> None:
+        """All that a spare can be asked before it has its device: once more what it has done. Raises XpcError."""
+        await spare.ask(_prepare(self._spec, image), PREPARE_SECONDS)
+
+    async def _first(self, domain: Domain, request: BringUp | Prepare) -> dict[str, Any]:
+        booted = Incarnation(domain, 0, -1, self._listener)
+        booted.open()
+        try:
+            if isinstance(request, Prepare):
+                return (await booted.first(request)).to_payload()
+            return (await booted.first(request)).to_payload()
+        except RequestError as error:
+            what = f"driver {self._spec.driver} did not come up on {self._spec.device}: {error}"
+            raise BootError(what, "choose a device that the driver is for; 'nooks drivers' lists some") from error
+        finally:
+            await booted.close()
+
+    def _device_arguments(self) -> tuple[str, ...]:
+        """What every domain has of the device from its start on: all of an emulated one, a USB device's controller."""
+        if self._spec.plugged_late:
+            return passthrough.controller(self._spec.parsed_device.kind)
+        return as_argument(self._side.emulated_device(self._spec))
+
+
+def _modules(image: dict[str, Any]) -> tuple[Module, ...]:
+    parameters = {name.replace("-", "_"): text for name, text in image["parameters"].items()}
+    return tuple(
+        Module(name, parameters.get(name.removesuffix(".ko").replace("-", "_"), "")) for name in image["load_order"]
+    )
+
+
+def _prepare(spec: Spec, image: dict[str, Any]) -> Prepare:
+    return Prepare(spec.driver_class or "", _modules(image))
+
+
+def _bring_up(spec: Spec, image: dict[str, Any]) -> BringUp:
+    request = BringUp(spec.driver_class or "", _modules(image))
+    return replace(request, claim_seconds=CLAIM_SECONDS) if spec.plugged_late else request
