@@ -11,7 +11,7 @@ from image_archive import FakeArchive, bzimage, elf_kernel, elf_module
 
 from nooks.host import cache
 from nooks.host.errors import InputError, NooksError
-from nooks.image import apt, kernel, recent
+from nooks.image import apt, initramfs, kernel, recent
 from nooks.image.kernel import Kernel
 from nooks.image.progress import quiet
 
@@ -204,8 +204,18 @@ def test_a_rebuilt_module_makes_another_kernel(tree: Path) -> None:
     before = resolved(tree)
     (tree / "lib/modules/8.8.8-mine/kernel/drivers/card.ko").write_bytes(elf_module() + b"new")
     after = resolved(tree)
-    assert after.digest != before.digest
+    assert after.digest != before.digest, "nobody ran depmod: each file counts"
     assert (after.modules / "kernel/drivers/card.ko").read_bytes() == elf_module() + b"new"
+
+
+def test_a_rebuilt_module_makes_another_image(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initramfs, "base_modules", lambda _tree: [])
+    shutil.copyfile(resolved(tree).modules / "modules.dep", tree / "lib/modules/8.8.8-mine/modules.dep")
+    found = resolved(tree)
+    before = initramfs.module_states(found, ["card"])
+    (tree / "lib/modules/8.8.8-mine/kernel/drivers/card.ko").write_bytes(elf_module() + b"new")
+    assert resolved(tree).digest == found.digest
+    assert initramfs.module_states(resolved(tree), ["card"]) != before
 
 
 def test_a_damaged_copy_of_an_index_is_made_again(tree: Path) -> None:

@@ -12,15 +12,27 @@ from pathlib import Path
 
 import nooks
 from nooks.host import cache
+from nooks.host.errors import InputError
 from nooks.image import kernel as kernels
+from nooks.image import kernel_trees
 from nooks.image import userland as userlands
 from nooks.image.kernel import FLAVOURS, Kernel
+from nooks.image.modules import Module, ModuleTree
 from nooks.image.payload import AGENT, Payload
 from nooks.image.progress import Progress, quiet
 
 _KIND = "images"
 ARCHIVE = "initramfs.cpio"
 FACTS = "image.json"
+REQUIRED_MODULES = ("virtio_ring", "virtio", "virtio_pci", "virtio_console")
+"""Without these a domain can't speak. The ring comes first: the bus wants it, though nothing says so."""
+
+USEFUL_MODULES = (
+    *("virtio_net", "sch_ingress", "cls_matchall", "act_mirred", "8021q"),  # the data path of a network nook
+    *("pvpanic_mmio", "pvpanic_pci"),  # tells the host of a panic
+)
+"""Present in every image of a kernel that has them."""
+
 _KEEP = 12
 _UNUSED_SECONDS = 3 * 24 * 3600.0
 
@@ -54,7 +66,7 @@ def build(
     """
     userland = userlands.resolve(FLAVOURS[kernel.flavour].architecture, progress)
     sources = payload.digest() + _own_digest()
-    parts = [kernel.digest, list(modules), list(firmware), userland.digest, sources]
+    parts = [kernel.digest, list(modules), list(firmware), userland.digest, sources, module_states(kernel, modules)]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
     place = cache.find(_KIND, key)
     if place is None:
@@ -72,6 +84,25 @@ def build(
         base_order=tuple(facts["base_order"]),
         load_order=tuple(facts["load_order"]),
     )
+
+
+def module_states(kernel: Kernel, names: Sequence[str]) -> list[str]:
+    """What changes with the modules of an image, where the kernel is a directory's: a developer may replace one.
+
+    Raises InputError for a module that the kernel lacks.
+    """
+    if not kernel.origin:
+        return []
+    tree = ModuleTree(kernel.modules, kernel.version)
+    return [kernel_trees.state_of(module.path) for module in (*base_modules(tree), *tree.closure(names))]
+
+
+def base_modules(tree: ModuleTree) -> list[Module]:
+    """What every domain needs, in the order in which to insert it. Raises InputError if the kernel lacks it."""
+    for name in REQUIRED_MODULES:
+        if not tree.has(name):
+            raise InputError(f"kernel {tree.version} can't run a domain: it has no {name}", "use another kernel")
+    return tree.closure([*REQUIRED_MODULES, *(name for name in USEFUL_MODULES if tree.has(name))])
 
 
 def _own_digest() -> str:

@@ -60,7 +60,7 @@ class Kernel:
     modules: Path
     """The directory with ``modules.dep`` and ``kernel/``."""
     digest: str
-    """Changes whenever the kernel or one of its modules does."""
+    """Changes whenever the kernel or the set of its modules does; of a package, also with each module's content."""
     entry: str
     """The key of its cache entry."""
     origin: str = ""

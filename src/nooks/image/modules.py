@@ -15,6 +15,7 @@ from nooks.host.errors import InputError, NooksError
 from nooks.image import modinfo
 
 _NEAR_MISSES = 5
+_LIBRARY = "kernel/lib/"
 
 
 def canonical(name: str) -> str:
@@ -75,10 +76,16 @@ class ModuleTree:
             self._collect(name, order, frozenset())
         return list(order.values())
 
-    def by_size(self) -> list[Module]:
-        """All modules that can be inserted, the smallest file first."""
-        modules = [Module(name, self.directory / path) for name, (path, _) in self._dependencies.items()]
-        return sorted(modules, key=lambda module: (module.path.stat().st_size, module.name))
+    def independent(self) -> Iterator[Module]:
+        """The modules that need no other, the smallest file first; those of the kernel's own library before all others.
+
+        Only as many files are looked at as the caller needs: a whole tree has four thousand.
+        """
+        alone = {name: path for name, (path, needs) in self._dependencies.items() if not needs}
+        for library in (True, False):
+            some = [name for name, path in alone.items() if path.startswith(_LIBRARY) is library]
+            modules = [Module(name, self.directory / alone[name]) for name in some]
+            yield from sorted(modules, key=lambda module: (module.path.stat().st_size, module.name))
 
     def for_device(self, modalias: str) -> list[str]:
         """The names of the modules that bind a device, e.g. "pci:v00008086d0000100Esv...". May be empty."""

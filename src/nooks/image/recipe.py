@@ -10,24 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nooks.host.errors import InputError, NooksError
+from nooks.host.errors import NooksError
 from nooks.image.cpio import CpioWriter
-from nooks.image.initramfs import ARCHIVE, FACTS
+from nooks.image.initramfs import ARCHIVE, FACTS, base_modules
 from nooks.image.kernel import Kernel
 from nooks.image.modules import Module, ModuleTree
 from nooks.image.payload import Payload
 from nooks.image.progress import Progress
 from nooks.image.saboteur import crash_modules
 from nooks.image.userland import Userland
-
-REQUIRED_MODULES = ("virtio_ring", "virtio", "virtio_pci", "virtio_console")
-"""Without these a domain can't speak. The ring comes first: the bus wants it, though nothing says so."""
-
-USEFUL_MODULES = (
-    *("virtio_net", "sch_ingress", "cls_matchall", "act_mirred", "8021q"),  # the data path of a network nook
-    *("pvpanic_mmio", "pvpanic_pci"),  # tells the host of a panic
-)
-"""Present in every image of a kernel that has them."""
 
 _FIRMWARE_ROOTS = ("lib/firmware", "usr/lib/firmware")
 
@@ -45,7 +36,7 @@ class Recipe:
         """Write the archive and the facts about it."""
         self.progress(f"building an image for {', '.join(names) or 'no driver'} on kernel {self.kernel.version}")
         tree = ModuleTree(self.kernel.modules, self.kernel.version)
-        base = _base_modules(tree)
+        base = base_modules(tree)
         driver = [module for module in tree.closure(names) if module not in base]
         archive = folder / ARCHIVE
         with archive.open("wb") as file:
@@ -77,13 +68,6 @@ class Recipe:
         for folder_name in parts.directories:
             writer.directory(folder_name)
         writer.regular("/init", parts.init.encode(), 0o755)
-
-
-def _base_modules(tree: ModuleTree) -> list[Module]:
-    for name in REQUIRED_MODULES:
-        if not tree.has(name):
-            raise InputError(f"kernel {tree.version} can't run a domain: it has no {name}", "use another kernel")
-    return tree.closure([*REQUIRED_MODULES, *(name for name in USEFUL_MODULES if tree.has(name))])
 
 
 def _add_skeleton(writer: CpioWriter) -> None:

@@ -56,8 +56,8 @@ def crash_modules(tree: ModuleTree) -> dict[str, bytes]:
 
 
 def find_victim(tree: ModuleTree) -> Victim:
-    """The smallest module without dependencies that can be sabotaged. Raises NooksError if there is none."""
-    for module in tree.by_size():
+    """A small module without dependencies that can be sabotaged. Raises NooksError if there is none."""
+    for module in tree.independent():
         try:
             data = modinfo.without_signature(module.read())
             elf = ELFFile(io.BytesIO(data))
