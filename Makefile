@@ -7,7 +7,12 @@ SYNCED := $(VENV)/.synced
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-picture test test-unit test-vm test-long lint format complexity clean
+LAB := $(BIN)/nooks lab run --timeout 3600
+LAB_CARDS := --device e1000 --device i82557b --device pcnet --device usb-net
+LAB_GROUP := --device e1000 --device e1000,bridge=shared --device pcnet,bridge=shared
+IN_LAB := $(BIN)/pytest
+
+.PHONY: help setup lock demo demo-picture test test-unit test-vm test-long test-lab test-lab-short lint format complexity clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,7 +39,7 @@ demo: setup ## crash a network driver seven ways while a download goes on
 demo-picture: setup ## docs/demo.svg from a real run
 	$(AS_ROOT) $(BIN)/nooks demo network --picture docs/demo.svg
 
-test: lint test-unit test-vm ## what continuous integration runs
+test: lint test-unit test-vm test-lab-short ## what continuous integration runs
 
 lint: setup ## style, formatting, types
 	$(BIN)/ruff check
@@ -53,6 +58,15 @@ test-vm: setup ## tests on real domains
 
 test-long: setup ## tests that take minutes
 	$(AS_ROOT) $(BIN)/pytest tests/vm -m slow
+
+test-lab-short: setup ## one real card on an emulated PC, taken, failed and given back
+	$(AS_ROOT) $(LAB) --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
+
+test-lab: setup ## all of the tests with real devices, on emulated PCs: half an hour
+	$(AS_ROOT) $(LAB) $(LAB_CARDS) -- $(IN_LAB) tests/lab/test_attach.py tests/lab/test_devices.py
+	$(AS_ROOT) $(LAB) $(LAB_GROUP) -- $(IN_LAB) tests/lab/test_refusals.py tests/lab/test_devices.py
+	$(AS_ROOT) $(LAB) --no-iommu --device e1000 -- $(IN_LAB) tests/lab/test_refusals.py
+	$(AS_ROOT) $(LAB) --kernel trixie --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
 
 complexity: setup ## lines per room and class, beside the papers' figures
 	$(BIN)/python -m nooks.lab.complexity

@@ -21,7 +21,7 @@ Flavour = Literal["amd64", "686"]
 OFFERED_CLASSES: frozenset[DriverClass] = frozenset({"network"})
 """The classes for which there is a shadow driver."""
 
-OFFERED_DEVICES: frozenset[DeviceKind] = frozenset({"emulated"})
+OFFERED_DEVICES: frozenset[DeviceKind] = frozenset({"emulated", "pci", "usb"})
 """The kinds of devices that a domain can be given."""
 
 TABLE = Path(__file__).with_name("drivers.toml")
@@ -34,6 +34,15 @@ class Verified(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     test: str
 
 
+class Register(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A register of a PCI region to be written, with its offset and size in bytes."""
+
+    bar: int
+    offset: int
+    size: Literal[1, 2, 4]
+    value: int
+
+
 class Driver(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, rename={"driver_class": "class"}):
     """One row of the table. The first of ``devices`` is the default."""
 
@@ -44,6 +53,7 @@ class Driver(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     flavour: Flavour = "amd64"
     firmware: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    stray_dma: tuple[Register, ...] = ()
     verified: tuple[Verified, ...] = ()
     summary: str = ""
 

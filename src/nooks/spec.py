@@ -29,13 +29,13 @@ _MEMORY = re.compile(r"([1-9][0-9]{0,6})\s*([MG])i?B?", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OPTION = re.compile(r"[A-Za-z0-9_.-]+=[^,]*")
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_USB = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
+_USB = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}(?:@[0-9]+-[0-9]+(?:\.[0-9]+)*)?")
 _TAP = re.compile(r"tap:([^\s/@:]{1,15})(?:@([A-Za-z0-9._-]{1,64}))?")
 
 ALLOWED: dict[str, str] = {
     "name": NAME_ALLOWED,
     "driver": "the name of a known driver ('nooks drivers') or of a kernel module",
-    "device": "emulated:MODEL[,option=value...], model:NAME, pci:0000:03:00.0 or usb:VID:PID",
+    "device": "emulated:MODEL[,option=value...], model:NAME, pci:0000:03:00.0 or usb:VID:PID[@PORT]",
     "class": "network, block or sound",
     "kernel": "debian, host, a version or a directory",
     "memory": "a number of megabytes or gigabytes such as 128M, from 80M to 4G",

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nooks.cli import checks
 from nooks.cli.doctor import doctor
+from nooks.device.sysfs import HOST, Sysfs
+from nooks.device.verdict import Problem, Verdict
+from nooks.domain import accel
 
 
 def found(name: str) -> checks.Check:
@@ -54,8 +58,68 @@ def test_what_a_probe_boot_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if found("kvm").status == "warn":
         pytest.skip("no /dev/kvm here")
-    (tmp_path / "nooks").mkdir()
-    (tmp_path / "nooks/accelerator.json").write_text('{"works": false}')
+    assert "the first start tries" in found("kvm").detail
+    accel.remember("digest", works=False)
     assert "emulated" in found("kvm").detail
-    (tmp_path / "nooks/accelerator.json").write_text('{"works": true}')
-    assert found("kvm").status == "ok"
+    accel.remember("digest", works=True)
+    assert (found("kvm").status, found("kvm").detail) == ("ok", "a kernel booted on it")
+
+
+CARD = Verdict(
+    device="pci:0000:03:00.0",
+    name="eth0",
+    description="Intel 82540EM",
+    driver_class="network",
+    driver="e1000",
+    module="e1000",
+    reset="flr",
+)
+
+
+def no_iommu(_: Sysfs = HOST) -> tuple[str, str]:
+    return "the IOMMU is off", "intel_iommu=on"
+
+
+def test_a_device_that_can_be_put_in_a_nook() -> None:
+    check = checks.device(replace(CARD, notes=("the default route goes by eth0",)))
+    assert (check.name, check.status, check.fix) == ("device pci:0000:03:00.0", "ok", "")
+    said = "Intel 82540EM (eth0, e1000): can be put in a nook; reset by flr; the default route goes by eth0"
+    assert check.detail == said
+    assert "; can't be reset" in checks.device(replace(CARD, reset="none")).detail
+    bare = checks.device(replace(CARD, name="", driver=None, module=None))
+    assert bare.detail == "Intel 82540EM: can be put in a nook; reset by flr"
+
+
+def test_a_device_that_can_not_warns_and_says_what_to_change() -> None:
+    login, group = Problem("a login comes by it", "walk over", force=True), Problem("shared", "other slot")
+    check = checks.device(replace(CARD, problems=(login,)))
+    assert check.status == "warn"
+    assert check.detail.endswith("with --force only: a login comes by it")
+    assert check.fix == "walk over"
+    check = checks.device(replace(CARD, problems=(login, group, Problem("again", "other slot"))))
+    assert check.detail.endswith("can't be put in a nook: a login comes by it; shared; again")
+    assert check.fix == "walk over; other slot"
+
+
+def test_a_class_that_is_not_offered_is_reason_enough() -> None:
+    problems = (Problem("sound not yet", "wait"), Problem("no IOMMU", "firmware"))
+    check = checks.device(replace(CARD, problems=problems, driver_class="sound"))
+    assert (check.detail, check.fix) == ("Intel 82540EM (eth0, e1000): can't be put in a nook: sound not yet", "wait")
+
+
+def test_every_device_of_the_machine_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [replace(CARD, problems=(Problem("no", "yes"),)), replace(CARD, device="usb:0bda:8153")]
+    monkeypatch.setattr("nooks.device.verdict.survey", lambda: both)
+    names = [check.name for check in checks.examine()]
+    assert names[-3:] == ["iommu", "device pci:0000:03:00.0", "device usb:0bda:8153"]
+    monkeypatch.setattr("nooks.device.verdict.survey", list)
+    assert found("devices").status == "ok"
+    assert "no PCI or USB device" in found("devices").detail
+
+
+def test_the_iommu_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nooks.device.vfio.iommu_lack", no_iommu)
+    assert (found("iommu").status, found("iommu").fix) == ("warn", "intel_iommu=on")
+    monkeypatch.undo()
+    monkeypatch.setattr("nooks.device.vfio.iommu_on", bool)
+    assert found("iommu").status == "ok"

@@ -63,8 +63,8 @@ def test_classes() -> None:
 
 
 def test_devices_that_no_domain_takes_yet() -> None:
-    with pytest.raises(InputError, match="usb:0bda:8153 can't be used in a nook yet"):
-        drivers.complete(spec(driver="e1000", device="usb:0bda:8153"))
+    with pytest.raises(InputError, match="model:epic100 can't be used in a nook yet"):
+        drivers.complete(spec(driver="e1000", device="model:epic100"))
 
 
 def test_completing_twice_changes_nothing() -> None:

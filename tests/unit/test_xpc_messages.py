@@ -59,7 +59,7 @@ EXAMPLES: list[tuple[type[Message], dict[str, Any]]] = [
     ),
     (messages.Sync, {"nonce": "1"}),
     (messages.SyncReply, {"nonce": "1"}),
-    (messages.Crash, {"how": "panic"}),
+    (messages.Crash, {"how": "dma", "registers": [{"bar": 0, "offset": 4, "size": 2, "value": 2**32 - 1}]}),
     (messages.CrashReply, {"means": "sysrq c"}),
     (messages.Hello, {"kernel": "6.1", "agent_version": "1", "boot_seconds": 1.5}),
     (messages.Link, {"carrier": True, "speed": 100, "duplex": "half"}),

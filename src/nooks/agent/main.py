@@ -16,6 +16,7 @@ from nooks.xpc import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     class DriverClass(Protocol):
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
         def counters(self) -> dict[str, str]:
             """Files for the heartbeat to read, by counter name."""
+            ...
+
+        def device(self) -> str:
+            """The folder of the PCI device behind the driver: its card, or a USB device's controller."""
             ...
 
         def silence(self) -> None:
@@ -68,7 +73,7 @@ class Agent:
         self._event_sequence = 0
         self._prepared: DriverClass | None = None
         self._driver: DriverClass | None = None
-        self._crash: str | None = None
+        self._crash: Callable[[], None] | None = None
         self._poller = select.poll()
         self._poller.register(port, select.POLLIN)
         self._handlers = {
@@ -129,9 +134,9 @@ class Agent:
             reply = quickjson.dump({"message": text[:2000]})
             answer = wire.ERROR
         self._send(wire.encode_body(answer, frame.sequence, self._incarnation, reply))
-        how, self._crash = self._crash, None
-        if how is not None:
-            self._do_crash(how)
+        crash, self._crash = self._crash, None
+        if crash is not None:
+            crash()
 
     def _event(self, payload: "dict[str, Any]") -> None:
         self._event_sequence += 1
@@ -200,19 +205,16 @@ class Agent:
         how = request["how"]
         if how == "silent":
             self._up()
-            means = "the card may not reach memory any more"
+            means, action = "the card may not reach memory any more", self._up().silence
+        elif how == "dma":
+            from nooks.agent.registers import write_registers
+
+            device, registers = self._up().device(), request["registers"]
+            means, action = "the card reaches outside the memory", lambda: write_registers(device, registers)
         else:
-            means = crash.describe(how)
-        self._crash = how
+            means, action = crash.describe(how), lambda: crash.crash(how)
+        self._crash = action
         return {"means": means}
-
-    def _do_crash(self, how: str) -> None:
-        from nooks.agent import crash
-
-        if how == "silent":
-            self._up().silence()
-        else:
-            crash.crash(how)
 
     def _up(self) -> "DriverClass":
         if self._driver is None:

@@ -96,9 +96,16 @@ class Network:
             for way in ("rx", "tx")
         }
 
+    def device(self) -> str:
+        """The folder of the card, or of the controller that a USB adapter is plugged into."""
+        folder = os.path.realpath(f"{_DEVICES}/{NIC}/device")
+        while not os.path.exists(f"{folder}/config"):  # noqa: PTH110 - pathlib costs too much here
+            folder = os.path.dirname(folder)  # noqa: PTH120
+        return folder
+
     def silence(self) -> None:
         """Forbid the card to reach memory, behind the driver's back (PCI command register, bus master)."""
-        descriptor = os.open(f"{_DEVICES}/{NIC}/device/config", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(f"{self.device()}/config", os.O_RDWR | os.O_CLOEXEC)
         try:
             command = int.from_bytes(os.pread(descriptor, 2, _PCI_COMMAND), "little")
             os.pwrite(descriptor, (command & ~_PCI_COMMAND_MASTER).to_bytes(2, "little"), _PCI_COMMAND)

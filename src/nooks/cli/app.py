@@ -16,11 +16,22 @@ class _Command(TyperCommand):
     """A command whose help ends with its examples, line by line."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own, vendored types
-        examples = COMMANDS[self.name].examples if self.name in COMMANDS else ()
-        if examples:
-            formatter.write("\nExamples:\n")
-            for example in examples:
-                formatter.write(f"  {example}\n")
+        _write_examples(self.name, formatter)
+
+
+class _Subgroup(TyperGroup):
+    """A command with commands of its own, whose help ends with its examples."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        _write_examples(self.name, formatter)
+
+
+def _write_examples(name: str | None, formatter: Any) -> None:  # noqa: ANN401
+    examples = COMMANDS[name].examples if name in COMMANDS else ()
+    if examples:
+        formatter.write("\nExamples:\n")
+        for example in examples:
+            formatter.write(f"  {example}\n")
 
 
 class _Group(TyperGroup):
@@ -51,9 +62,11 @@ def build(name: str) -> Any:  # noqa: ANN401
     return get_command(single)
 
 
-def plain_app() -> typer.Typer:
+def plain_app(help_text: str | None = None) -> typer.Typer:
     """A typer application without rich help (its import would cost more than most commands) and tracebacks."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(
+        cls=_Subgroup, help=help_text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
 
 
 def root() -> Any:  # noqa: ANN401

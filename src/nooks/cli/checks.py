@@ -1,17 +1,20 @@
 """The checks behind ``nooks doctor``: each looks at one thing and says how to mend it. Nothing is changed."""
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from nooks.domain import qemu
+from nooks.domain import accel, qemu
+from nooks.drivers import OFFERED_CLASSES
 from nooks.host import cgroup, paths
 from nooks.host.errors import NooksError
+
+if TYPE_CHECKING:
+    from nooks.device.verdict import Verdict
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -105,18 +108,15 @@ def emulator() -> Iterator[Check]:
 
 def kvm() -> Iterator[Check]:
     """Hardware virtualisation: there, and what a probe boot said. Emulation does without."""
-    device = Path("/dev/kvm")
+    device = accel.KVM
     if not os.access(device, os.R_OK | os.W_OK):
         why = "can't be opened by this user" if device.exists() else "is missing"
         yield Check("kvm", "warn", f"{device} {why}: domains are emulated, which is slower", "modprobe kvm")
         return
-    try:
-        record = json.loads((paths.cache_dir() / "accelerator.json").read_text())
-        works = record["works"] is True
-    except (OSError, ValueError, KeyError, TypeError):
+    works = accel.verdict()
+    if works is None:
         yield Check("kvm", "ok", f"{device} opens; the first start tries whether a kernel boots on it")
-        return
-    if works:
+    elif works:
         yield Check("kvm", "ok", "a kernel booted on it")
     else:
         yield Check("kvm", "warn", "a kernel did not boot on it: domains are emulated, which is slower")
@@ -170,6 +170,47 @@ def caches() -> Iterator[Check]:
         yield Check("caches", "ok", f"empty: the first start gets a kernel package, into {place}")
 
 
+def iommu() -> Iterator[Check]:
+    """The IOMMU, without which no PCI device can be put in a nook."""
+    from nooks.device import vfio
+
+    lack = vfio.iommu_lack()
+    if lack is None:
+        yield Check("iommu", "ok", f"on, with {len(vfio.groups())} groups: PCI devices can be put in a nook")
+    else:
+        message, fix = lack
+        yield Check("iommu", "warn", f"{message}: no PCI device can be put in a nook", fix)
+
+
+def devices() -> Iterator[Check]:
+    """Each network card, disk controller and sound card of the machine: whether a nook can have it."""
+    from nooks.device.verdict import survey
+
+    verdicts = survey()
+    for verdict in verdicts:
+        yield device(verdict)
+    if not verdicts:
+        yield Check("devices", "ok", "this machine has no PCI or USB device of a class that nooks knows")
+
+
+def device(verdict: "Verdict") -> Check:
+    """What is to be said of one device. It is never a failure: nooks runs emulated devices without any."""
+    what = f"{verdict.description} ({', '.join(filter(None, (verdict.name, verdict.driver or verdict.module)))})"
+    what = what.removesuffix(" ()")
+    problems = verdict.problems
+    if verdict.driver_class not in OFFERED_CLASSES:
+        problems = problems[:1]  # whatever else there is would not help
+    name = f"device {verdict.device}"
+    if verdict.possible:
+        reset = "can't be reset" if verdict.reset == "none" else f"reset by {verdict.reset}"
+        return Check(name, "ok", "; ".join((f"{what}: can be put in a nook", reset, *verdict.notes)))
+    why = "; ".join(problem.message for problem in problems)
+    fixes = "; ".join(dict.fromkeys(problem.fix for problem in problems))
+    if verdict.forcible:
+        return Check(name, "warn", f"{what}: can be put in a nook with --force only: {why}", fixes)
+    return Check(name, "warn", f"{what}: can't be put in a nook: {why}", fixes)
+
+
 def _listed(directory: Path) -> list[Path]:
     return list(directory.iterdir()) if directory.is_dir() else []
 
@@ -192,4 +233,6 @@ LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (
     disk,
     memory,
     caches,
+    iommu,
+    devices,
 )

@@ -7,17 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
+from nooks.cli.app import plain_app
 from nooks.cli.failing import How
-from nooks.cli.options import DriverOption, Json, complete_drivers
+from nooks.cli.options import DriverOption, Json
 from nooks.cli.output import emit, seconds, table
-from nooks.host.errors import NooksError
+from nooks.host.errors import InputError, NooksError
 
-bench = typer.Typer(
-    help="Measure recovery, throughput, cost, and what is left behind.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+bench = plain_app("Measure recovery, throughput, cost, and what is left behind.")
+
+
+AttachOption = Annotated[
+    str | None, typer.Option("--attach", metavar="DEVICE", help="A real card, as of 'nooks attach', instead.")
+]
+PeerOption = Annotated[
+    str | None, typer.Option("--peer", metavar="INTERFACE", help="The interface at the other end of that card's cable.")
+]
 
 
 class Show(StrEnum):
@@ -44,9 +48,9 @@ def demo(
 
 @bench.command("recovery")
 def bench_recovery(
-    driver: Annotated[
-        str, typer.Option("--driver", metavar="DRIVER", help="The driver.", autocompletion=complete_drivers)
-    ],
+    driver: DriverOption = None,
+    attach: AttachOption = None,
+    peer: PeerOption = None,
     how: Annotated[
         How | None, typer.Option("--how", metavar="HOW", help="The way to fail, as of 'nooks crash'; mixed without it.")
     ] = None,
@@ -60,13 +64,17 @@ def bench_recovery(
     """Fail a nook again and again under load; report detection, recovery and outage."""
     way = how.value if how else None
     options = {"driver": driver, "how": way, "count": count, "spare": spare, "seed": seed, "json": json}
-    result = _run("nooks.lab.bench_recovery", options)
+    if driver is None and attach is None:
+        raise InputError("no driver was given", "give --driver, or a real card with --attach")
+    result = _run("nooks.lab.bench_recovery", options | _real(attach, peer))
 
     def text() -> None:
         kinds = ("detection_seconds", "recovery_seconds", "outage_seconds")
         quantiles = ("p50", "p95", "max")
         rows = [(kind.removesuffix("_seconds"), *(seconds(result[kind].get(q)) for q in quantiles)) for kind in kinds]
         table(("", *quantiles), rows, empty="")
+        rows = [(step, *(seconds(split.get(q)) for q in quantiles)) for step, split in result["steps_seconds"].items()]
+        table(("of which", *quantiles), rows, empty="")
         print(f"{result['count']} failures ({result['how']}), {result['application_errors']} application errors")
 
     emit(result, as_json=json, text=text)
@@ -77,14 +85,17 @@ def bench_recovery(
 @bench.command("network")
 def bench_network(
     driver: DriverOption = None,
+    attach: AttachOption = None,
+    peer: PeerOption = None,
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", min=1, max=100, help="How often each side is measured.")
     ] = 3,
     json: Json = False,
 ) -> None:
-    """Compare a nook's throughput and latency with the same card wired up by hand."""
-    result = _run("nooks.lab.bench_network", {"driver": driver, "rounds": rounds, "json": json})
-    columns = ("name", "unit", "baseline", "native", "nook", "ratio")
+    """Compare a nook with the same card wired up by hand, or a real card's nook with the host's own driver."""
+    options = {"driver": driver, "rounds": rounds, "json": json}
+    result = _run("nooks.lab.bench_network", options | _real(attach, peer))
+    columns = ("name", "unit", "baseline", "native", "nook", "ratio", "cpu_native", "cpu_nook")
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
 
@@ -127,6 +138,13 @@ def bench_cycles(
     emit(result, as_json=json, text=text)
     if not result["ok"]:
         raise typer.Exit(1)
+
+
+def _real(attach: str | None, peer: str | None) -> dict[str, str]:
+    """Options for a real card and its cable's other end: both or none."""
+    if (attach is None) != (peer is None):
+        raise InputError("--attach and --peer go together", "give the card, and the interface at its cable's other end")
+    return {} if attach is None or peer is None else {"attach": attach, "peer": peer}
 
 
 def _megabytes(size_bytes: int) -> str:

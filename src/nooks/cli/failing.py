@@ -24,6 +24,7 @@ class How(StrEnum):
     AGENT = "agent"
     LEAK = "leak"
     SILENT = "silent"
+    DMA = "dma"
 
 
 class FaultType(StrEnum):
@@ -41,7 +42,7 @@ def crash(
 
     panic and oops are the kernel's; in a hang the CPU spins and in a halt it sleeps, with interrupts off; freeze stops
     and kill ends the domain's process; agent ends our program in it; leak uses up its memory; silent keeps the driver
-    from making progress.
+    from making progress; dma makes a real card reach outside the domain's memory, which the IOMMU refuses.
     """
     from nooks.lifecycle import contact
 

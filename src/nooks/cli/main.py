@@ -48,8 +48,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> None:
-    """For ``start``, begin the supervisor's imports before our own (``standby``)."""
-    if arguments[0] == "start" and os.geteuid() == 0 and not {"-h", "--help"}.intersection(arguments):
+    """For what starts a nook, begin the supervisor's imports before our own (``standby``)."""
+    idle = {"-h", "--help", "--dry-run"}
+    if arguments[0] in ("start", "attach") and os.geteuid() == 0 and not idle.intersection(arguments):
         from nooks.cli import ahead
 
         ahead.begin()

@@ -44,3 +44,17 @@ DriverOption = Annotated[
         autocompletion=complete_drivers,
     ),
 ]
+MemoryOption = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="The domain's memory, such as 128M.")
+]
+DebugOption = Annotated[
+    bool | None, typer.Option("--debug/--no-debug", help="The debug stub that 'nooks inject' needs.")
+]
+IntensityOption = Annotated[
+    int | None, typer.Option("--intensity", metavar="N", help="Failures in a period before it gives up.")
+]
+PeriodOption = Annotated[float | None, typer.Option("--period-seconds", metavar="SECONDS", help="That period.")]
+MeansOption = Annotated[
+    str | None,
+    typer.Option("--means", metavar="MEANS", help="The quickest restart to use: spare, restore, hotplug or cold."),
+]

@@ -31,6 +31,19 @@ COMMANDS: dict[str, Entry] = {
             "nooks start nic0                # adopt or re-arm",
         ),
     ),
+    "attach": Entry(
+        "nooks.cli.attach:attach",
+        "Take a real device from the host's driver into a nook.",
+        (
+            "nooks attach enp3s0 --dry-run",
+            "nooks attach 0000:03:00.0 --name nic0",
+            "nooks attach usb:0bda:8153",
+            "nooks attach enp3s0 --persist    # from each start of the machine on",
+        ),
+    ),
+    "detach": Entry(
+        "nooks.cli.attach:detach", "Give a real device back to the host's driver.", ("nooks detach enp3s0",)
+    ),
     "stop": Entry(
         "nooks.cli.lifecycle:stop",
         "Stop a nook and give back all that it held.",
@@ -75,5 +88,13 @@ COMMANDS: dict[str, Entry] = {
         "nooks.cli.experiments:bench",
         "Measure recovery, throughput, cost, and what is left behind.",
         ("nooks bench recovery --driver e1000 --count 50", "nooks bench network --json"),
+    ),
+    "lab": Entry(
+        "nooks.cli.lab:lab",
+        "Try nooks on a whole emulated PC.",
+        (
+            "nooks lab run --device e1000 -- nooks doctor",
+            "nooks lab run --kernel trixie --device e1000,port=yes --device usb-net",
+        ),
     ),
 }

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from nooks.cli.options import DriverOption, Json, complete_nooks
+from nooks.cli.options import (
+    DebugOption,
+    DriverOption,
+    IntensityOption,
+    Json,
+    MeansOption,
+    MemoryOption,
+    PeriodOption,
+    complete_nooks,
+)
 from nooks.cli.output import emit, seconds
 from nooks.cli.progress import TerminalProgress
 from nooks.host.errors import InputError
@@ -37,12 +46,8 @@ def start(
     kernel: Annotated[
         str | None, typer.Option("--kernel", metavar="KERNEL", help="debian, host, a version or a directory.")
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="The domain's memory, such as 128M.")
-    ] = None,
-    debug: Annotated[
-        bool | None, typer.Option("--debug/--no-debug", help="The debug stub that 'nooks inject' needs.")
-    ] = None,
+    memory: MemoryOption = None,
+    debug: DebugOption = None,
     wire: Annotated[
         str | None,
         typer.Option("--wire", metavar="WIRE", help="Where the cable ends: user or tap:IFNAME[@NETNS]."),
@@ -51,16 +56,9 @@ def start(
         list[str] | None,
         typer.Option("--address", metavar="ADDRESS", help="dhcp, or an address with its prefix; may be repeated."),
     ] = None,
-    intensity: Annotated[
-        int | None, typer.Option("--intensity", metavar="N", help="Failures in a period before it gives up.")
-    ] = None,
-    period_seconds: Annotated[
-        float | None, typer.Option("--period-seconds", metavar="SECONDS", help="That period.")
-    ] = None,
-    means: Annotated[
-        str | None,
-        typer.Option("--means", metavar="MEANS", help="The quickest restart to use: spare, restore, hotplug or cold."),
-    ] = None,
+    intensity: IntensityOption = None,
+    period_seconds: PeriodOption = None,
+    means: MeansOption = None,
     json: Json = False,
 ) -> None:
     """Start a nook; returns when applications can use it.
@@ -85,8 +83,8 @@ def start(
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     with TerminalProgress(enabled=not json) as progress:
         result = _start(target, given, progress)
-    result["ready_seconds"] = round(_age_seconds(), 3)
-    emit(result, as_json=json, text=lambda: print(_sentence(result)))
+    result["ready_seconds"] = round(age_seconds(), 3)
+    emit(result, as_json=json, text=lambda: print(sentence(result)))
 
 
 def _start(target: str | None, given: dict[str, Any], progress: TerminalProgress) -> dict[str, Any]:
@@ -106,14 +104,14 @@ def _start(target: str | None, given: dict[str, Any], progress: TerminalProgress
     return launch.start(spec.from_flags(given), progress, standby=ahead.take())
 
 
-def _age_seconds() -> float:
+def age_seconds() -> float:
     """For how long this process has run: what the user waited."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     started = int(fields[_STARTED_FIELD]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
-def _sentence(result: dict[str, Any]) -> str:
+def sentence(result: dict[str, Any]) -> str:
     endpoints = ("interface", "block_device", "sink", "source")
     what = ", ".join(f"{kind.replace('_', ' ')} {result[kind]}" for kind in endpoints if result.get(kind))
     return (

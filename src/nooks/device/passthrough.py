@@ -3,11 +3,17 @@
 from pathlib import Path
 
 USB_CONTROLLER = ("-device", "qemu-xhci,id=usb")
+USB_CONTROLLER_MODULES = ("xhci_pci",)
 
 
 def controller(kind: str) -> tuple[str, ...]:
     """What a domain needs so that a device of ``kind`` can be plugged in later: its PCI bus is there anyway."""
     return USB_CONTROLLER if kind == "usb" else ()
+
+
+def modules(kind: str) -> tuple[str, ...]:
+    """The kernel modules of that controller, which the image needs beside the driver's."""
+    return USB_CONTROLLER_MODULES if kind == "usb" else ()
 
 
 def pci_function(address: str) -> dict[str, str]:

@@ -76,11 +76,21 @@ class DomainMaker:
         cache.discard(KIND, self._key)
 
     async def restore(self, attachments: Mapping[str, int], *, spare: bool) -> Domain:
-        """A domain that is ready and stands still; ``spare``: made in the background, with low priority."""
+        """A domain that is ready and stands still; ``spare``: made in the background, with low priority.
+
+        A spare whose memory will be pinned gets it all now: pinning undoes copy-on-write, page by page, and nobody is
+        to wait for that.
+        """
         ready = await self.ready_snapshot(attachments)
-        niceness = PREPARING_NICENESS if spare else 0
         return await Domain.launch(
-            self.plan, attachments, self._jail, self._name(), snapshot=ready, paused=True, niceness=niceness
+            self.plan,
+            attachments,
+            self._jail,
+            self._name(),
+            snapshot=ready,
+            paused=True,
+            niceness=PREPARING_NICENESS if spare else 0,
+            keep_memory=spare and self.plan.pinned,
         )
 
     async def restore_to_keep(self, attachments: Mapping[str, int]) -> Domain:

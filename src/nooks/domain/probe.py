@@ -9,10 +9,11 @@ from nooks.domain import accel
 from nooks.domain.accel import Accelerator
 from nooks.domain.domain import Domain, Jail, LaunchError
 from nooks.domain.qemu import Plan
+from nooks.host.pace import slowness
 from nooks.host.process import wait_readable
 
 PROBE_SECONDS = 8.0
-"""How long a domain on KVM may take until its agent speaks: half a second where it works."""
+"""How long a domain on KVM may take until its agent speaks: half a second where it works. Longer on a slow machine."""
 
 
 async def working_accelerator(plan: Plan, jail: Jail) -> Accelerator:
@@ -27,12 +28,13 @@ async def working_accelerator(plan: Plan, jail: Jail) -> Accelerator:
 
 
 async def _boots(plan: Plan, jail: Jail) -> bool:
+    limit = PROBE_SECONDS * slowness()
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(limit):
             domain = await Domain.launch(plan, {}, jail, "probe")
     except (LaunchError, TimeoutError):
         return False
     try:
-        return await wait_readable(domain.handles.sockets["xpc"].fileno(), PROBE_SECONDS)
+        return await wait_readable(domain.handles.sockets["xpc"].fileno(), limit)
     finally:
         await domain.destroy()

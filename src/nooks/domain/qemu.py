@@ -26,6 +26,8 @@ GUEST_ARGUMENTS = (
     " nokaslr rdinit=/init"
     # 8 MB and 0.13 s less; and no packets of the domain's own.
     " initcall_blacklist=tracer_init_tracefs noreplace-smp ipv6.disable=1"
+    # The agent may reach a card behind its driver's back, to fail it on purpose.
+    " iomem=relaxed"
     # Make every failure fail-stop (Documentation/admin-guide/kernel-parameters.txt, sysctl/kernel.rst).
     " panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 sysctl.vm.panic_on_oom=1"
 )
@@ -64,6 +66,7 @@ class Plan:
             str(self.memory_bytes),
             *self.hardware,
             self.accelerator.arguments,
+            self.accelerator.processor,
             GUEST_ARGUMENTS,
             self.guest_arguments,
             str(self.debug),

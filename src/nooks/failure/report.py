@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CORRUPTION = "corruption"
     DETERMINISTIC = "deterministic"
     DMA = "dma"
+    UNPLUGGED = "unplugged"
     PLANNED = "planned"
     OPERATOR = "operator"
 

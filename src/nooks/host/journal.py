@@ -22,7 +22,7 @@ EVENTS = frozenset(
 REASONS = frozenset(
     (  # noqa: SIM905
         "panic oops exit heartbeat halted frozen memory no-progress no-answer protocol io-errors corruption "
-        "deterministic dma planned operator"
+        "deterministic dma unplugged planned operator"
     ).split()
 )
 ROTATE_BYTES = 4 << 20

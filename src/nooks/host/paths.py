@@ -48,6 +48,12 @@ def cache_dir() -> Path:
     return _xdg("XDG_CACHE_HOME", ".cache") / "nooks"
 
 
+def etc_dir() -> Path:
+    """Specifications of nooks that start with the machine: ``$NOOKS_ETC_DIR`` or ``/etc/nooks``."""
+    override = os.environ.get("NOOKS_ETC_DIR")
+    return Path(override) if override else Path("/etc/nooks")
+
+
 def _xdg(variable: str, default: str) -> Path:
     value = os.environ.get(variable)
     return Path(value) if value else Path.home() / default

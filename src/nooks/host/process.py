@@ -36,7 +36,7 @@ class Confinement:
 
     ``user_id`` and ``group_id`` replace root's; ``network`` is the descriptor of the network namespace that it
     enters; ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device node;
-    ``locked_bytes`` of it may be locked (VFIO pins a guest's memory: Documentation/driver-api/vfio.rst), None: as we may.
+    ``locked_bytes`` of its memory may be locked (VFIO pins a guest's: Documentation/driver-api/vfio.rst).
     """
 
     user_id: int

@@ -74,7 +74,7 @@ def quiet_ipv6(interface: str, netns: str | None) -> None:
 async def nook_on(bed: Bed, driver: str, *flags: str) -> AsyncGenerator[tuple[Product, dict[str, Any]], None]:
     """A nook of ``driver`` on the bed's cable, addressed and reachable; yields it and what ``start`` said."""
     product = Product(bed.nook)
-    with _own_logs():
+    with own_logs():
         try:
             started = await product.start(
                 *("--driver", driver),
@@ -89,7 +89,7 @@ async def nook_on(bed: Bed, driver: str, *flags: str) -> AsyncGenerator[tuple[Pr
 
 
 @contextlib.contextmanager
-def _own_logs() -> Generator[None, None, None]:
+def own_logs() -> Generator[None, None, None]:
     """Journals of the lab's nooks go where they vanish with them, unless NOOKS_LOG_DIR says where to."""
     if _LOG_VARIABLE in os.environ:
         yield

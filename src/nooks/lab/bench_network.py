@@ -1,85 +1,117 @@
-"""``nooks bench network``: a nook beside the same card wired by hand, in turn, so that a busy host harms both alike.
+"""``nooks bench network``: a nook beside what it is to be compared with, in turn, so that a busy host harms both alike.
 
-The baseline ``wired-by-hand`` has the same QEMU, kernel, driver, card and TAPs, and none of our code (``by_hand``).
+The baseline ``wired-by-hand`` has the same QEMU, kernel, driver, card and TAPs, and none of our code (``by_hand``). The
+baseline ``host`` is for a real card: the host's own driver has it, then a nook, by turns; the processor time of either
+side is then the whole machine's. What is measured on a side is in ``workloads``.
 """
 
 import asyncio
 import contextlib
-import json as jsons
-import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 
-from nooks.host.errors import NooksError
-from nooks.host.process import run as run_program
-from nooks.host.process import spawn
 from nooks.lab import bed as beds
+from nooks.lab import processor, real_card
 from nooks.lab.by_hand import arguments_of, wired_by_hand
-from nooks.lab.figures import machine, ranked
-from nooks.lab.processes import cpu_seconds, family_of
+from nooks.lab.figures import machine
+from nooks.lab.processes import family_of
+from nooks.lab.real_card import RealCard
 from nooks.lab.running import run_lab
-from nooks.lab.workers import enter, python, worker
+from nooks.lab.workloads import Figure, Side, measure
 
 DRIVER = "e1000"
 BASELINE = "wired-by-hand"
-STREAM_SECONDS = 3
-WARM_SECONDS = 1
-RTT_COUNT = 200
-RTT_INTERVAL_SECONDS = 0.01
+HOST = "host"
 SETTLE_SECONDS = 2.0
 SPARE_SECONDS = 20.0
-_LIMIT_SECONDS = 60.0
+
+Passes = Sequence[Mapping[str, Figure]]
+"""The figures of one side, a mapping for each time that it was measured."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measurement: ``cpu`` is the number of cores that the side's own processes used meanwhile."""
-
-    value: float
-    unit: str
-    cpu: float
-
-
-def run(driver: str = DRIVER, rounds: int = 3, json: bool = False) -> dict[str, Any]:
+def run(
+    driver: str = DRIVER, rounds: int = 3, json: bool = False, attach: str | None = None, peer: str | None = None
+) -> dict[str, Any]:
     """Measure both sides in turn, twice a round in either order, and return CONTRACT's document with medians.
 
-    Both are up all the time; the one that is not measured is idle.
+    Both are up all the time; the one that is not measured is idle. A real card, ``attach``, whose cable ends at the
+    interface ``peer``, can be on one side only, and is attached and detached once a round.
     """
     console = Console(stderr=True, quiet=json, highlight=False)
+    if attach is not None:
+        return run_lab(_run_real(real_card.find(attach), peer or "", rounds, console))
     return run_lab(_run(driver, rounds, console))
+
+
+async def _run_real(card: RealCard, peer: str, rounds: int, console: Console) -> dict[str, Any]:
+    bed = real_card.plan(card, peer)
+    nook, native = (side_of(bed, name, processor.of_machine()) for name in ("nook", HOST))
+    passes: dict[str, list[Mapping[str, Figure]]] = {nook.name: [], native.name: []}
+
+    async def once(side: Side, number: int) -> None:
+        figures = await measure(side)
+        passes[side.name].append(figures)
+        console.print(f"round {number + 1} of {rounds}, {side.name}: {_line(figures)}", soft_wrap=True)
+
+    async with real_card.cabled(bed, card):
+        for number in range(rounds):
+            await once(native, number)
+            async with real_card.attached(bed, card) as (product, _):
+                await product.wait_for_spare(SPARE_SECONDS)
+                await asyncio.sleep(SETTLE_SECONDS)
+                await once(nook, number)
+                await once(nook, number)
+            await once(native, number)
+    return document(card.driver, rounds, passes[nook.name], passes[native.name], HOST)
 
 
 async def _run(driver: str, rounds: int, console: Console) -> dict[str, Any]:
     ours, theirs = beds.plan(), beds.plan()
-    nook: list[dict[str, Figure]] = []
-    native: list[dict[str, Figure]] = []
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(beds.far_end(ours))
         product, started = await stack.enter_async_context(beds.nook_on(ours, driver))
         await product.wait_for_spare(SPARE_SECONDS)
         pid = int(started["domain_pid"])
-        family = list(family_of(product.name, [int(started["pid"]), pid]))
+        family = family_of(product.name, [int(started["pid"]), pid])
         await stack.enter_async_context(beds.far_end(theirs))
         guest = await stack.enter_async_context(wired_by_hand(theirs, driver, arguments_of(pid)))
         await asyncio.sleep(SETTLE_SECONDS)
-        sides = [(ours, family, nook, "nook"), (theirs, [guest.process.pid], native, BASELINE)]
-        for number in range(2 * rounds):
-            for bed, pids, figures, name in sides if number % 2 else reversed(sides):
-                figures.append(await _measure(bed, pids))
-                console.print(f"pass {number + 1} of {2 * rounds}, {name}: {_line(figures[-1])}", soft_wrap=True)
+        nook = side_of(ours, "nook", processor.of_processes(family))
+        native = side_of(theirs, BASELINE, processor.of_processes([guest.process.pid]))
+        figures = await in_turn(nook, native, rounds, console)
+    return document(driver, rounds, *figures)
+
+
+def side_of(bed: beds.Bed, name: str, cpu: processor.CpuSeconds) -> Side:
+    """A bed's nook, or what stands in its place, as a side to measure."""
+    return Side(name, bed.host, bed.peer, bed.netns, cpu)
+
+
+async def in_turn(nook: Side, native: Side, rounds: int, console: Console) -> tuple[Passes, Passes]:
+    """Measure both sides twice a round, in either order; the figures of the nook, and of the baseline."""
+    passes: dict[str, list[Mapping[str, Figure]]] = {nook.name: [], native.name: []}
+    for number in range(2 * rounds):
+        for side in (nook, native) if number % 2 else (native, nook):
+            figures = await measure(side)
+            passes[side.name].append(figures)
+            console.print(f"pass {number + 1} of {2 * rounds}, {side.name}: {_line(figures)}", soft_wrap=True)
+    return passes[nook.name], passes[native.name]
+
+
+def document(driver: str, rounds: int, nook: Passes, native: Passes, baseline: str = BASELINE) -> dict[str, Any]:
+    """CONTRACT's document."""
     return {
         "driver": driver,
         "rounds": rounds,
-        "benchmarks": compare(nook, native),
+        "benchmarks": compare(nook, native, baseline),
         "machine": machine(),
     }
 
 
-def compare(nook: Sequence[Mapping[str, Figure]], native: Sequence[Mapping[str, Figure]]) -> list[dict[str, Any]]:
+def compare(nook: Passes, native: Passes, baseline: str = BASELINE) -> list[dict[str, Any]]:
     """CONTRACT's rows: the medians of both sides, and the median ratio, nook to native, of passes side by side."""
     rows: list[dict[str, Any]] = []
     for name, figure in nook[0].items():
@@ -90,7 +122,7 @@ def compare(nook: Sequence[Mapping[str, Figure]], native: Sequence[Mapping[str, 
             {
                 "name": name,
                 "unit": figure.unit,
-                "baseline": BASELINE,
+                "baseline": baseline,
                 "native": round(theirs, 3),
                 "nook": round(ours, 3),
                 "ratio": round(median(ratios), 3),
@@ -99,70 +131,6 @@ def compare(nook: Sequence[Mapping[str, Figure]], native: Sequence[Mapping[str, 
             }
         )
     return rows
-
-
-async def _measure(bed: beds.Bed, pids: Sequence[int]) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
-    async with _iperf_server(bed):
-        for name, flags in (("TCP towards the peer", ()), ("TCP from the peer", ("--reverse",))):
-            with _Cpu(pids) as cpu:
-                rate = await _stream(bed, flags)
-            figures[name] = Figure(rate / 1e6, "Mbit/s", cpu.cores)
-    with _Cpu(pids) as cpu:
-        latencies = sorted(await _round_trips(bed))
-    figures["round trip, median"] = Figure(median(latencies) * 1e3, "ms", cpu.cores)
-    figures["round trip, 99th percentile"] = Figure(ranked(latencies, 0.99) * 1e3, "ms", cpu.cores)
-    return figures
-
-
-class _Cpu:
-    """How many cores a set of processes used inside a ``with`` block."""
-
-    cores = 0.0
-
-    def __init__(self, pids: Sequence[int]) -> None:
-        self._pids = pids
-
-    def __enter__(self) -> "_Cpu":
-        self._began = time.monotonic()
-        self._before = {pid: cpu_seconds(pid) for pid in self._pids}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        used = sum(cpu_seconds(pid) - self._before.get(pid, 0.0) for pid in self._pids)
-        self.cores = used / (time.monotonic() - self._began)
-
-
-@contextlib.asynccontextmanager
-async def _iperf_server(bed: beds.Bed) -> AsyncGenerator[None, None]:
-    server = spawn([*enter(bed.netns), "iperf3", "--server", "--bind", bed.peer])
-    try:
-        await asyncio.sleep(0.5)
-        yield
-    finally:
-        await server.terminate()
-        server.close()
-
-
-async def _stream(bed: beds.Bed, flags: Sequence[str]) -> float:
-    """Bits per second that arrived over one TCP connection."""
-    argv = ["iperf3", "--client", bed.peer, "--time", str(STREAM_SECONDS), "--omit", str(WARM_SECONDS), "--json"]
-    done = await asyncio.to_thread(run_program, [*argv, *flags], timeout_seconds=_LIMIT_SECONDS)
-    document = jsons.loads(done.stdout)
-    if "error" in document:
-        raise NooksError(f"iperf3 failed: {document['error']}")
-    return float(document["end"]["sum_received"]["bits_per_second"])
-
-
-async def _round_trips(bed: beds.Bed) -> list[float]:
-    """Seconds of each of RTT_COUNT questions over TCP, a pause between two."""
-    serve = python("nooks.lab.echo", "serve", "--address", bed.peer, "--port", beds.ECHO_PORT)
-    ask = python("nooks.lab.echo", "ask", "--address", bed.peer, "--port", beds.ECHO_PORT)
-    ask += ["--count", str(RTT_COUNT), "--interval-seconds", str(RTT_INTERVAL_SECONDS)]
-    async with worker("echo server", serve, netns=bed.netns) as server:
-        await server.until_ready()
-        async with worker("asker", ask) as asker:
-            return [float(latency) for latency in (await asker.finished())["latencies"]]
 
 
 def _line(figures: Mapping[str, Figure]) -> str:

@@ -17,17 +17,20 @@ from rich.console import Console
 
 from nooks.host.errors import NooksError
 from nooks.lab import bed as beds
+from nooks.lab import real_card
 from nooks.lab.demo_screen import milliseconds
 from nooks.lab.download import Download, download
 from nooks.lab.figures import machine, quantiles
 from nooks.lab.gauge import Gauge
 from nooks.lab.host_health import HostHealth
 from nooks.lab.product import Product
+from nooks.lab.real_card import RealCard
 from nooks.lab.running import run_lab
 from nooks.lab.ways import CRASHES, TEXT, Failure, fail, settle
 from nooks.lab.workers import Worker, python, worker
 
 COUNT = 50
+DRIVER = "e1000"
 LOAD_BYTES = 10_000_000
 SPARE_SECONDS = 20.0
 BREATH_SECONDS = (0.4, 0.9)
@@ -63,23 +66,58 @@ class Trial:
     errors: list[str] = field(default_factory=list[str])
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to fail, and how. ``card`` is a real one, whose cable ends at ``peer``; else the card is emulated."""
+
+    driver: str
+    how: str
+    ways: Sequence[str]
+    card: RealCard | None = None
+    peer: str | None = None
+
+    @contextlib.asynccontextmanager
+    async def nook(self) -> AsyncGenerator[tuple[beds.Bed, Product, dict[str, Any]], None]:
+        """The nook on its bed, for the block."""
+        flags = ["--intensity", "1000", *(["--debug"] if TEXT in self.ways else [])]
+        if self.card is None:
+            bed = beds.plan()
+            async with beds.far_end(bed), beds.nook_on(bed, self.driver, *flags) as (product, started):
+                yield bed, product, started
+            return
+        bed = real_card.plan(self.card, self.peer or "")
+        async with (
+            real_card.cabled(bed, self.card),
+            real_card.attached(bed, self.card, *flags) as (product, started),
+        ):
+            yield bed, product, started
+
+
 def run(
-    driver: str,
+    driver: str | None = None,
     how: str | None = None,
     count: int = COUNT,
     json: bool = False,
     spare: bool = True,
     load_bytes: int = LOAD_BYTES,
     seed: int = _SEED,
+    attach: str | None = None,
+    peer: str | None = None,
 ) -> dict[str, Any]:
     """Fail a nook of ``driver`` ``count`` times under load and return CONTRACT's document.
+
+    ``attach`` names a real card to put into the nook instead, and ``peer`` the interface at its cable's other end.
 
     ``how`` is one way, or None for all of them mixed (changed code included; of that, detection is not counted,
     since a fault may sleep). Without ``spare`` each spare is killed before the failure, so that a snapshot has to
     be restored. ``load_bytes`` is the download's rate per second.
     """
     console = Console(stderr=True, quiet=json, highlight=False)
-    return run_lab(_run(driver, _ways(how, count, seed), how or "mixed", spare, load_bytes, seed, console))
+    card = real_card.find(attach) if attach is not None else None
+    plan = Plan(
+        card.driver if card is not None else driver or DRIVER, how or "mixed", _ways(how, count, seed), card, peer
+    )
+    return run_lab(_run(plan, spare, load_bytes, seed, console))
 
 
 def _ways(how: str | None, count: int, seed: int) -> list[str]:
@@ -89,17 +127,13 @@ def _ways(how: str | None, count: int, seed: int) -> list[str]:
     return ways
 
 
-async def _run(
-    driver: str, ways: Sequence[str], how: str, spare: bool, load_bytes: int, seed: int, console: Console
-) -> dict[str, Any]:
+async def _run(plan: Plan, spare: bool, load_bytes: int, seed: int, console: Console) -> dict[str, Any]:
+    ways = plan.ways
     health = HostHealth.now()
     trials: list[Trial] = []
     random = Random(seed)
-    flags = ["--intensity", "1000", *(["--debug"] if TEXT in ways else [])]
-    bed = beds.plan()
     async with (
-        beds.far_end(bed),
-        beds.nook_on(bed, driver, *flags) as (product, started),
+        plan.nook() as (bed, product, started),
         product.following(),
         loaded(bed, seed, load_bytes) as load,
     ):
@@ -111,7 +145,7 @@ async def _run(
                 break
         errors = load.errors()
         status = await product.status()
-    return _document(driver, how, ways, trials, errors + health.harm()) | {
+    return _document(plan.driver, plan.how, ways, trials, errors + health.harm()) | {
         "nook": started,
         "status": status,
         "spare": spare,
@@ -170,6 +204,7 @@ def _document(driver: str, how: str, ways: Sequence[str], trials: Sequence[Trial
         "application_errors": len(found) + unrecovered,
         "errors": found,
         "unrecovered": unrecovered,
+        "steps_seconds": _steps(failures),
         "means": dict(Counter(failure.means for failure in failures if failure.means)),
         "ways": {
             way: {
@@ -189,6 +224,12 @@ def _times(failures: Sequence[Failure]) -> dict[str, Any]:
         "recovery_seconds": quantiles(f.recovery_seconds for f in failures),
         "outage_seconds": quantiles(f.outage_seconds for f in failures),
     }
+
+
+def _steps(failures: Sequence[Failure]) -> dict[str, Any]:
+    """Quantiles of each step of the outage."""
+    names = dict.fromkeys(step for failure in failures for step in failure.steps)
+    return {name: quantiles(failure.steps.get(name) for failure in failures if failure.recovered) for name in names}
 
 
 def _line(number: int, count: int, trial: Trial) -> str:

@@ -79,6 +79,14 @@ class Product:
         """``nooks start --name NAME FLAGS``; returns its document. Raises NooksError with the command's own error."""
         return await self._command("start", "--name", self.name, *flags, timeout_seconds=START_SECONDS)
 
+    async def attach(self, device: str, *flags: str) -> dict[str, Any]:
+        """``nooks attach DEVICE --name NAME FLAGS``; its document. Raises NooksError with the command's own error."""
+        return await self._command("attach", device, "--name", self.name, *flags, timeout_seconds=START_SECONDS)
+
+    async def detach(self, *, force: bool = False) -> None:
+        """``nooks detach NAME``. Raises NooksError."""
+        await self._command("detach", self.name, *(["--force"] if force else []), timeout_seconds=STOP_SECONDS)
+
     async def adopt(self) -> dict[str, Any]:
         """``nooks start NAME``: the supervisor is dead, another one takes over."""
         return await self._command("start", self.name, timeout_seconds=START_SECONDS)

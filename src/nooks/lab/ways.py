@@ -57,6 +57,7 @@ class Failure:
     detection_seconds: float | None = None
     recovery_seconds: float | None = None
     outage_seconds: float | None = None
+    steps: dict[str, float] = field(default_factory=dict[str, float])
     happened: str = ""
     takes_the_machine: bool = False
     faults: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -97,7 +98,18 @@ async def fail(product: Product, way: str, seed: int = 0) -> Failure:
         failure.resumed = back.time
         failure.means = str(back.detail.get("means") or "")
         failure.recovery_seconds = float(back.detail.get("recovery_seconds", back.time - report.time))
+        failure.steps = _steps(product, failure, back)
     return failure
+
+
+def _steps(product: Product, failure: Failure, resumed: Event) -> dict[str, float]:
+    """Where the time went: the steps of the recovery path, and those of plugging a device in instead of the restart."""
+    steps = {"detection": failure.detection_seconds or 0.0, **resumed.detail.get("steps", {})}
+    restarted = [one for one in product.journal.events if one.event == "restarted"]
+    if restarted and "seconds" in restarted[-1].detail:
+        inside = {str(step): float(spent) for step, spent in restarted[-1].detail["seconds"].items()}
+        steps |= inside | {"restart": max(0.0, steps.get("restart", 0.0) - sum(inside.values()))}
+    return steps
 
 
 async def explain(product: Product, failure: Failure) -> None:

@@ -34,6 +34,7 @@ def stop(name: str, *, force: bool = False) -> dict[str, Any]:
         _stop_orphan(name, force=force)
     try:
         with claim(name, within_seconds=STOP_SECONDS) as claimed:
+            leftovers.give_back_device(name)  # if its supervisor could not: the reason is for the user to see
             claimed.remove()
             reap_daemons()
     except NameTaken:
@@ -75,6 +76,7 @@ def _bury(name: str) -> None:
         with claim(name, within_seconds=CLAIM_SECONDS):
             leftovers.fence(name)
             leftovers.remove_namespace(name)
+            leftovers.give_back_device(name)
     except NameTaken:
         raise StateError(f"another command is starting or stopping {name}", "wait for it to finish") from None
 

@@ -7,30 +7,31 @@ in the foreground, while the supervisor's process (``standby``) imports.
 import json
 import os
 import select
-import shutil
 import signal
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nooks.drivers import Driver, complete, suggestion
+from nooks.drivers import Driver, complete
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
-from nooks.host.paths import cache_dir, log_dir, nook_dir
+from nooks.host.paths import log_dir, nook_dir
 from nooks.image.progress import Progress, quiet
 from nooks.keeper.client import KeeperClient, KeeperGone
 from nooks.keeper.start import reap_daemons, start_keeper
 from nooks.lifecycle.contact import connect
+from nooks.lifecycle.preparing import check_emulator, check_machine, prepare_image
+from nooks.nook import leftovers
 from nooks.nook.claims import IMAGE, NAMESPACE, SPEC, Claim, NameTaken, claim
 from nooks.nook.control import ControlGone, listen, result_of
 from nooks.nook.standby import SUPERVISOR_KEY, Standby
 from nooks.spec import Spec, absolute_kernel
 
 if TYPE_CHECKING:
-    from nooks.image.kernel import Kernel
+    from nooks.nook.possession import Possession
 
 READY_SECONDS = 300.0
 CANCEL_SECONDS = 15.0
@@ -38,17 +39,18 @@ QUIT_SECONDS = 2.0
 CLAIM_SECONDS = 0.05
 """Long enough to outlast another command's glance at the lock."""
 
-DEVICES_REMEMBERED = 64
-
 LOG_BYTES_MAX = 1 << 20
 _LOG_TAIL_BYTES = 4096
 
 
-def start(spec: Spec, progress: Progress = quiet, *, standby: Standby | None = None) -> dict[str, Any]:
+def start(
+    spec: Spec, progress: Progress = quiet, *, standby: Standby | None = None, force: bool = False
+) -> dict[str, Any]:
     """Start the nook ``spec``, or adopt or re-arm the one of that name; returns when applications can use it.
 
-    Takes ``standby`` over. Interrupted or failed, it leaves nothing behind (an adoption leaves the orphan as it was).
-    Raises InputError, MachineError, StateError, or what the supervisor reports.
+    Takes ``standby`` over. Interrupted or failed, it leaves nothing behind (an adoption leaves the orphan as it was),
+    and a real device is the host's as before; ``force`` takes one against advice. Raises InputError, MachineError,
+    StateError, or what the supervisor reports.
     """
     with ExitStack() as stack:
         if standby is not None:
@@ -63,7 +65,7 @@ def start(spec: Spec, progress: Progress = quiet, *, standby: Standby | None = N
         with claimed:
             keeper = _living_keeper(claimed)
             if keeper is None:
-                return _start_fresh(claimed, spec, driver, progress, waiting)
+                return _start_fresh(claimed, spec, driver, progress, waiting, force=force)
             with keeper:
                 recorded = _recorded_spec(claimed)
                 if recorded != spec:
@@ -118,77 +120,6 @@ def restart(name: str, kernel: str | None = None, progress: Progress = quiet) ->
         return control.request("restart", arguments, timeout_seconds=READY_SECONDS)
 
 
-def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dict[str, Any]:
-    """Resolve the kernel and build the image of a driver; returns what goes into ``image.json``.
-
-    Raises InputError if the kernel or the module does not exist, NooksError if they can't be had.
-    """
-    from nooks.image import initramfs, kernel
-
-    resolved = kernel.resolve(spec.kernel, driver.flavour, progress)
-    try:
-        image = initramfs.build(resolved, [driver.module], firmware=driver.firmware, progress=progress)
-    except InputError as error:
-        if driver.known:
-            raise
-        raise InputError(error.message, error.fix or suggestion(driver.name)) from None
-    return {
-        "kernel": resolved.version,
-        "flavour": resolved.flavour,
-        "vmlinux": str(resolved.vmlinux),
-        "initramfs": str(image.initramfs),
-        "digest": image.digest,
-        "base_order": list(image.base_order),
-        "load_order": list(image.load_order),
-        "parameters": {driver.module: driver.parameters},
-        "module_files": _module_files(resolved, image.load_order) if spec.debug else {},
-    }
-
-
-def _module_files(kernel: "Kernel", names: Iterable[str]) -> dict[str, str]:
-    """Where the modules of an image are on the host, for the injector, which reads their code."""
-    from nooks.image.modules import ModuleTree
-
-    tree = ModuleTree(kernel.modules, kernel.version)
-    found = {name: tree.find(name) for name in names}
-    return {name: str(module.path) for name, module in found.items() if module is not None}
-
-
-def check_machine(spec: Spec) -> None:
-    """Quick checks of what a nook needs, so that the commonest lacks are told in one line. Raises MachineError."""
-    if os.geteuid() != 0:
-        raise MachineError(f"a {spec.driver_class} nook needs root", "run the command with sudo")
-    if not Path("/dev/net/tun").exists():
-        raise MachineError("/dev/net/tun is missing", "load it with 'modprobe tun', or grant it to this container")
-    if shutil.which("qemu-system-x86_64") is None:
-        raise MachineError("QEMU is not installed", "apt-get install qemu-system-x86")
-
-
-def check_emulator(spec: Spec) -> None:
-    """Whether QEMU is new enough and takes the device; asked once for each build of QEMU, since that takes 50 ms.
-
-    Raises MachineError or InputError.
-    """
-    from nooks.device.emulated import network_trial
-    from nooks.domain import qemu
-    from nooks.host import cache
-
-    path, build, device = cache_dir() / "qemu.json", qemu.version_text(), spec.parsed_device
-    record: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        record = json.loads(path.read_bytes())
-    if record.get("build") != build:
-        qemu.check_version()
-        record = {"build": build}
-    elif device.kind != "emulated" or spec.device in record.get("taken", ()):
-        return
-    if device.kind == "emulated":
-        qemu.check_device(device.model, network_trial(device.model, device.options))
-        record["taken"] = [*record.get("taken", ()), spec.device][-DEVICES_REMEMBERED:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_file(path, json.dumps(record))
-
-
 def _rearm(name: str) -> dict[str, Any]:
     """What ``start`` does when somebody holds the name: re-arm a degraded nook, refuse otherwise."""
     try:
@@ -225,14 +156,15 @@ def _living_keeper(claimed: Claim) -> KeeperClient | None:
     return None
 
 
-def _start_fresh(claimed: Claim, spec: Spec, driver: Driver, progress: Progress, standby: Standby) -> dict[str, Any]:
+def _start_fresh(
+    claimed: Claim, spec: Spec, driver: Driver, progress: Progress, standby: Standby, *, force: bool = False
+) -> dict[str, Any]:
     keeper: KeeperClient | None = None
     try:
         if (claimed.directory / SPEC).exists():  # its keeper is dead, or we would adopt
             _bury(claimed)
         claimed.clear()
-        if Path("/sys/class/net", spec.name).exists():
-            raise InputError(f"an interface {spec.name} exists already", "choose another --name")
+        possessed = _planned_possession(spec, force=force)
         with _log(spec.name) as log:
             _, keeper = start_keeper(claimed.keeper, output=log)
             check_emulator(spec)
@@ -240,6 +172,9 @@ def _start_fresh(claimed: Claim, spec: Spec, driver: Driver, progress: Progress,
             _write(claimed.directory / SPEC, spec.to_json())
             _write(claimed.directory / IMAGE, json.dumps(image, indent=1).encode())
             _note_namespace(claimed, spec)
+            if possessed is not None:  # last: from here on the host is without its device until the nook serves
+                progress(f"taking {spec.device} from the host's driver")
+                _take(claimed, possessed)
             return _become_ready(claimed, keeper, standby, log)
     except BaseException:
         _abandon(claimed, keeper, standby)
@@ -261,13 +196,33 @@ def _adopt(claimed: Claim, keeper: KeeperClient, standby: Standby) -> dict[str, 
 
 def _bury(claimed: Claim) -> None:
     """End what is left of a nook whose keeper and supervisor both died; its interface goes with its domains."""
-    from nooks.nook import leftovers
-
     leftovers.remove_namespace(claimed.name)
     if leftovers.fence(claimed.name):
         deadline = time.monotonic() + QUIT_SECONDS
         while Path("/sys/class/net", claimed.name).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+    leftovers.give_back_device(claimed.name)
+
+
+def _planned_possession(spec: Spec, *, force: bool) -> "Possession | None":
+    """What is to be taken from the host for a nook with a real device. Raises InputError, StateError if it can't be."""
+    possessed: Possession | None = None
+    if spec.real:
+        from nooks.lifecycle import examining
+        from nooks.nook import possession
+
+        examining.check(spec.device or "", force=force)
+        possessed = possession.plan(spec)
+    own = possessed.taken.interfaces if possessed is not None else ()
+    if Path("/sys/class/net", spec.name).exists() and spec.name not in own:
+        raise InputError(f"an interface {spec.name} exists already", "choose another --name")
+    return possessed
+
+
+def _take(claimed: Claim, possessed: "Possession") -> None:
+    from nooks.nook import possession
+
+    possession.take(claimed.directory, possessed)
 
 
 def _note_namespace(claimed: Claim, spec: Spec) -> None:

@@ -1,8 +1,8 @@
 """Names of nooks: one folder each in the run directory, claimed by a lock that dies with its holders.
 
-RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json``, ``pid`` and perhaps ``namespace``. The
-lock is held by the command that starts a nook and then, by inheritance, by its supervisor. The keeper does not hold it:
-a nook whose supervisor died can be claimed by the next one.
+RUN/NAME/ holds ``lock``, ``control``, ``keeper``, ``spec.json``, ``image.json``, ``pid`` and perhaps ``namespace`` or
+``device.json``. The lock is held by the command that starts a nook and then, by inheritance, by its
+supervisor. The keeper does not hold it: a nook whose supervisor died can be claimed by the next one.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ SPEC = "spec.json"
 IMAGE = "image.json"
 NAMESPACE = "namespace"
 """The name of a network namespace that goes when the nook goes, noted before it is made."""
+DEVICE = "device.json"
+"""How the host had the real device that the nook has: noted before it is touched."""
 PID = "pid"
 """The supervisor's process id, for systemd (PIDFile); nothing of ours trusts it."""
 

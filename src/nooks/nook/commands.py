@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from nooks import drivers
 from nooks.host.errors import InputError, NooksError, StateError
 from nooks.nook.nook import Nook
 from nooks.xpc.errors import ChannelClosed, XpcError
-from nooks.xpc.messages import CRASHES, Crash
+from nooks.xpc.messages import CRASHES, Crash, Register
 
 CRASH_SECONDS = 10.0
 
@@ -86,14 +87,27 @@ async def _crash(nook: Nook, arguments: Arguments) -> dict[str, Any]:
     elif how == "freeze":
         live.domain.stop_process()
     else:
+        registers = _stray_dma(nook) if how == "dma" else ()
         try:
-            await live.channel.request(Crash(how), CRASH_SECONDS)
+            await live.channel.request(Crash(how, registers), CRASH_SECONDS)
             nook.commanded(live.number, how)  # the agent answers just before it happens
         except ChannelClosed:
             pass  # it died before its answer got out
         except XpcError as error:
             raise NooksError(f"the agent did not do it: {error}", "see 'nooks status'") from error
     return {"name": nook.spec.name, "how": how, "incarnation": live.number}
+
+
+def _stray_dma(nook: Nook) -> tuple[Register, ...]:
+    """The registers that make the nook's card reach outside the domain's memory. Raises InputError, StateError."""
+    driver = drivers.find(nook.spec.driver)
+    if not driver.stray_dma:
+        what = f"it is not known how to make a card of {driver.name} reach outside its domain's memory"
+        raise InputError(what, "add stray_dma to its row in drivers.toml")
+    if nook.spec.parsed_device.kind != "pci":
+        fix = "use a real card (nooks attach), which the IOMMU holds back"
+        raise StateError(f"{nook.spec.device} has nobody who could refuse it that", fix)
+    return tuple(Register(each.bar, each.offset, each.size, each.value) for each in driver.stray_dma)
 
 
 async def _inject(nook: Nook, arguments: Arguments) -> list[dict[str, Any]]:

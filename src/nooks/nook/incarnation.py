@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from nooks.domain.domain import Domain
 from nooks.domain.monitor import Event
 from nooks.host.errors import NooksError
-from nooks.recovery.steps import host_load_factor
+from nooks.host.pace import slowness
 from nooks.xpc.channel import Channel
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.heartbeats import HeartbeatReader
@@ -26,6 +26,9 @@ BOOT_SECONDS = 30.0
 
 BRING_UP_SECONDS = 60.0
 """How long a driver may take to find its device and get its carrier."""
+
+_SIGNS_OF_TOO_LITTLE_MEMORY = ("memory", "Initramfs unpacking failed")
+"""What a kernel says last when it did not have enough (init/initramfs.c: the archive is cut off then)."""
 
 
 class BootError(NooksError):
@@ -110,8 +113,8 @@ class Incarnation:
             raise _not_booted(self.domain.console.text()) from None
 
     async def ask(self, request: Request[R], within_seconds: float) -> R:
-        """Ask the agent for as long as the domain lives. Raises DomainLost, XpcError."""
-        return await self._while_alive(self.channel.request(request, within_seconds))
+        """Ask the agent for as long as the domain lives, longer on a slow machine. Raises DomainLost, XpcError."""
+        return await self._while_alive(self.channel.request(request, within_seconds * slowness()))
 
     async def resync(self, within_seconds: float) -> None:
         """Agree with the agent of an adopted domain where requests begin. Raises DomainLost, XpcError."""
@@ -124,7 +127,8 @@ class Incarnation:
         try:
             await asyncio.wait({working, *lost}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done() or (working.exception() is not None and any(task.done() for task in lost)):
-                raise DomainLost("the domain panicked" if self._panicked.is_set() else "the domain ended")
+                what = "panicked" if self._panicked.is_set() else "ended"
+                raise DomainLost(f"the domain {what}: {_last_words(self.domain.console.text())}")
             return working.result()
         finally:
             for task in (working, *lost):
@@ -133,11 +137,11 @@ class Incarnation:
 
     async def _boot_and_ask(self, request: Request[R]) -> R:
         try:
-            async with asyncio.timeout(BOOT_SECONDS * host_load_factor()):
+            async with asyncio.timeout(BOOT_SECONDS * slowness()):
                 await self._hello.wait()
         except TimeoutError:
             raise _not_booted(self.domain.console.text()) from None
-        return await self.channel.request(request, BRING_UP_SECONDS)
+        return await self.channel.request(request, BRING_UP_SECONDS * slowness())
 
     def silence(self) -> None:
         """From now on the listener hears nothing: the domain is to be fenced."""
@@ -172,8 +176,13 @@ class Incarnation:
 
 def _not_booted(console: str) -> BootError:
     """The error for a domain that ended, or said nothing for long, before its agent spoke."""
+    last = _last_words(console)
+    memory = not console.strip() or any(sign in last for sign in _SIGNS_OF_TOO_LITTLE_MEMORY)
+    return BootError(f"the domain did not boot: {last}", "give it more memory, with --memory" if memory else "")
+
+
+def _last_words(console: str) -> str:
+    """The line of a console that says most about why a domain ended."""
     lines = [re.sub(r"^\[ *[0-9.]+\] ", "", line.strip()) for line in console.splitlines() if line.strip()]
     panics = [line for line in lines if "Kernel panic" in line or "Out of memory" in line]
-    last = (panics or lines or ["it said nothing"])[-1][:200]
-    memory = not lines or "memory" in last
-    return BootError(f"the domain did not boot: {last}", "give it more memory, with --memory" if memory else "")
+    return (panics or lines or ["it said nothing"])[-1][:200]

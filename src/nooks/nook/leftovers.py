@@ -16,7 +16,7 @@ from pathlib import Path
 from nooks.host.cgroup import Cgroup, CgroupError
 from nooks.host.errors import NooksError
 from nooks.host.paths import nook_dir
-from nooks.nook.claims import NAMESPACE
+from nooks.nook.claims import DEVICE, NAMESPACE
 
 END_SECONDS = 10.0
 _POLL_SECONDS = 0.01
@@ -60,6 +60,15 @@ def remove_namespace(name: str) -> None:
 
     with contextlib.suppress(FileNotFoundError):
         netns.remove((nook_dir(name) / NAMESPACE).read_text())
+
+
+def give_back_device(name: str) -> None:
+    """Let the host's driver have a nook's real device again, if it has one. Raises NooksError."""
+    directory = nook_dir(name)
+    if (directory / DEVICE).exists():
+        from nooks.nook import possession
+
+        possession.give_back(directory)
 
 
 def _groups(name: str) -> Iterator[Cgroup]:

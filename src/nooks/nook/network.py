@@ -8,7 +8,11 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
+import structlog
+
 from nooks.device.emulated import NETWORK_CABLE, host_side_network, network_card
+from nooks.endpoint import handover
+from nooks.endpoint.configuration import Configuration
 from nooks.endpoint.ledger import Ledger as Changes
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.watch import Watch
@@ -18,11 +22,11 @@ from nooks.failure.probe import NeighbourProber
 from nooks.failure.report import ReportSink
 from nooks.host.clock import SystemClock
 from nooks.host.errors import NooksError
+from nooks.host.pace import load_factor, slowness
 from nooks.keeper.client import KeeperGone
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink
-from nooks.recovery.steps import host_load_factor
 from nooks.shadow.log import Log, StateFile
 from nooks.shadow.network import DriverState, NetworkShadow
 from nooks.shadow.readback import LinkState, Outcome
@@ -69,7 +73,7 @@ class NetworkSide:
         self._spec = spec
         self._clock = SystemClock()
         prober = NeighbourProber(spec.name, self._clock)
-        self._detector = NetworkDetector(prober, self._clock, report, load=host_load_factor)
+        self._detector = NetworkDetector(prober, self._clock, report, load=load_factor)
         self._ledger = ledger
         self._live = live
         self.endpoint = endpoint
@@ -87,26 +91,34 @@ class NetworkSide:
         ledger: Ledger,
         *,
         adopting: bool,
+        configuration: Configuration | None,
         events: EventSink,
         live: Callable[[], Incarnation | None],
         removed: Callable[[], None],
         report: ReportSink,
     ) -> "NetworkSide":
-        """Make endpoint and wire, or take over those of a dead supervisor. Raises NooksError; nothing is left then."""
-        parts = _adopt_parts(spec, ledger) if adopting else await _make_parts(spec, ledger)
+        """Make endpoint and wire, or take over those of a dead supervisor. Raises NooksError; nothing is left then.
+
+        ``configuration`` is that of the host's interface in whose place the nook's comes, for a card that was taken.
+        """
+        mac = configuration.mac if configuration is not None else None
+        parts = _adopt_parts(spec, ledger) if adopting else await _make_parts(spec, ledger, mac)
         side = cls(spec, ledger, *parts, events=events, live=live, removed=removed, report=report)
         try:
             if not adopting:
-                side._set_up()
+                await side._set_up(configuration)
             await side._watching.enter_async_context(side._watch)
         except BaseException:
             await side.close()
             raise
         return side
 
-    def _set_up(self) -> None:
+    async def _set_up(self, configuration: Configuration | None) -> None:
         address = self._spec.network.address
         self.endpoint.configure(() if address == "dhcp" else address, up=True if address else None)
+        if configuration is not None:
+            for refused in await asyncio.to_thread(handover.apply, configuration, self.endpoint.name):
+                structlog.get_logger().warning("not as on the host's interface", refused=refused)
         self.shadow.seed({"mac": self.endpoint.observe()["mac"]})
 
     async def serving(self) -> None:
@@ -154,20 +166,20 @@ class NetworkSide:
 
     async def apply(self, settings: Settings) -> Outcome:
         """Have the driver take some settings."""
-        reply = await self._request(lambda channel: channel.request(Apply(settings), ANSWER_SECONDS))
+        reply = await self._request(lambda channel: channel.request(Apply(settings), _patience()))
         self.changed()
         return Outcome(reply.readback, reply.refused)
 
     async def resume(self, incarnation: int, settings: Settings) -> Outcome:
         """Tell a driver that starts who it is and all its settings."""
-        reply = await self._request(lambda channel: channel.request(_resume(incarnation, settings), ANSWER_SECONDS))
+        reply = await self._request(lambda channel: channel.request(_resume(incarnation, settings), _patience()))
         speed, duplex = reply.readback.get("link.speed", -1), reply.readback.get("link.duplex", "unknown")
         link = LinkState(reply.carrier, speed if isinstance(speed, int) else -1, str(duplex))
         return Outcome(reply.readback, reply.refused, link)
 
     async def read(self) -> DriverState:
         """The driver's present state."""
-        reply = await self._request(lambda channel: channel.request(Read(), ANSWER_SECONDS))
+        reply = await self._request(lambda channel: channel.request(Read(), _patience()))
         return DriverState(reply.readback, LinkState(reply.carrier, reply.speed, reply.duplex), reply.statistics)
 
     async def rehearse(self, spare: Incarnation) -> None:
@@ -175,11 +187,11 @@ class NetworkSide:
         carrier = False
         for _ in range(REHEARSALS):
             request = _resume(spare.number, self.log.target())
-            carrier = (await _surely(spare.channel.request(request, ANSWER_SECONDS))).carrier
+            carrier = (await _surely(spare.channel.request(request, _patience()))).carrier
         deadline = time.monotonic() + CARRIER_SECONDS
         while not carrier and self.shadow.link.carrier and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-            carrier = (await _surely(spare.channel.request(Read(), ANSWER_SECONDS))).carrier
+            carrier = (await _surely(spare.channel.request(Read(), _patience()))).carrier
 
     async def _request(self, ask: Callable[[Channel], Any]) -> Any:  # noqa: ANN401 - each request has its own reply
         live = self._live()
@@ -254,6 +266,11 @@ class NetworkSide:
         self.endpoint.close()
 
 
+def _patience() -> float:
+    """How long to wait for an answer now, in seconds."""
+    return ANSWER_SECONDS * slowness()
+
+
 def _resume(incarnation: int, settings: Settings) -> Resume:
     return Resume(
         incarnation=incarnation,
@@ -277,9 +294,9 @@ def _forget(future: "asyncio.Future[Any]") -> None:
         future.exception()
 
 
-async def _make_parts(spec: Spec, ledger: Ledger) -> tuple[TapEndpoint, Wire | None, Log]:
+async def _make_parts(spec: Spec, ledger: Ledger, mac: str | None) -> tuple[TapEndpoint, Wire | None, Log]:
     changes = StateFile.create("nooks-changes")
-    endpoint = TapEndpoint.create(spec.name, mac=_mac_of(spec.name), ledger=Changes(changes.store))
+    endpoint = TapEndpoint.create(spec.name, mac=mac or _mac_of(spec.name), ledger=Changes(changes.store))
     try:
         wire = None if spec.real else await Wire.open(parse_wire(spec.network.wire))
     except BaseException:

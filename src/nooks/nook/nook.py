@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,6 +23,7 @@ from nooks.failure.report import FailureReport, Reason
 from nooks.host.clock import SystemClock
 from nooks.host.errors import NooksError, StateError
 from nooks.host.journal import Journal
+from nooks.host.pace import slowness
 from nooks.host.paths import nook_dir
 from nooks.host.tracker import ObjectTracker
 from nooks.keeper.client import KeeperClient
@@ -39,10 +40,12 @@ from nooks.recovery.episode import Counts
 from nooks.recovery.manager import RecoveryManager
 from nooks.recovery.policy import RestartLimits, RestartPolicy
 from nooks.recovery.protocols import Means, State
-from nooks.recovery.steps import host_load_factor
 from nooks.spec import Spec
 from nooks.xpc.errors import XpcError
 from nooks.xpc.messages import BringUpReply
+
+if TYPE_CHECKING:
+    from nooks.nook.held import Held
 
 CLASSES = {"network": NetworkSide}
 
@@ -81,6 +84,7 @@ class Nook:
         self.image = image
         self._next_image = image
         self._ledger = ledger
+        self._held: Held | None = None
         self._clock = SystemClock()
         self.journal = Journal(spec.name)
         self._tracker = ObjectTracker(spec.name)
@@ -94,18 +98,26 @@ class Nook:
         spec = self.spec
         self._jail = Jail(leftovers.domain_user(spec.name), netns.empty_netns(), f"nooks-{spec.name}")
         self._tracker.own("jail", lambda: os.close(self._jail.network))
+        if spec.real:
+            from nooks.nook.held import Held  # costs 30 ms, which nobody else is to wait for
+
+            self._held = Held(nook_dir(spec.name), self._jail.user_id, self._clock, self._report)
+            self._tracker.own("device", self._held.give_back)
         self.side = await CLASSES[spec.driver_class or ""].open(
             spec,
             self._ledger,
             adopting=adopting,
+            configuration=self._held.configuration if self._held is not None else None,
             events=self._record,
             live=lambda: self.restarter.live,
             removed=self._removed,
             report=self._report,
         )
         self._tracker.own("endpoint", self.side.close)
-        self.watcher = Watcher(self._clock, self._report, self.side)
-        self._plans = Plans(spec, CLASSES[spec.driver_class or ""], self._jail, self.watcher, None)
+        held = self._held
+        self.watcher = Watcher(self._clock, self._report, self.side, held.detectors if held is not None else ())
+        device = held.device if held is not None else None
+        self._plans = Plans(spec, CLASSES[spec.driver_class or ""], self._jail, self.watcher, device)
         maker = await self._plans.maker(self.image)
         plugging = self._plans.plugging(lambda: self._next_image, self._came_up)
         self.restarter = DomainRestarter(
@@ -130,7 +142,7 @@ class Nook:
             RestartPolicy(limits),
             self._clock,
             self._record,
-            load=host_load_factor,
+            load=slowness,
             initial=State.ORPHANED if adopting else State.STOPPED,
             counts=Counts(**facts["counts"]) if "counts" in facts else None,
         )
@@ -147,6 +159,7 @@ class Nook:
     async def start(self) -> dict[str, Any]:
         """Bring up the first incarnation; returns CONTRACT's result of ``start``. Raises NooksError."""
         await self.manager.start()
+        self._hold_configuration()
         self._watch_keeper()
         await self.side.serving()
         return self.result()
@@ -159,6 +172,7 @@ class Nook:
         await self._end_leftover(1 - bay)
         failure = await self._adopt_domain(number, bay)
         await self.manager.adopt(number, failure)
+        self._hold_configuration()
         self._watch_keeper()
         await self.side.serving()
         return self.result()
@@ -269,6 +283,12 @@ class Nook:
         """Somebody deleted the endpoint: there is nothing left to serve."""
         structlog.get_logger().error("the endpoint was removed", nook=self.spec.name)
         self.ended.set()
+
+    def _hold_configuration(self) -> None:
+        """From now on what is configured on the nook's interface is what the host's will get back."""
+        if self._held is not None:
+            held, interface = self._held, str(self.side.result().get("interface", ""))
+            self._tracker.own("configuration", lambda: held.renote(interface))
 
     def _watch_keeper(self) -> None:
         loop = asyncio.get_running_loop()

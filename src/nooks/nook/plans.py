@@ -12,6 +12,7 @@ from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
 from nooks.domain.probe import working_accelerator
 from nooks.domain.qemu import Plan
+from nooks.host.pace import slowness
 from nooks.nook.incarnation import BootError, Incarnation, Listener
 from nooks.nook.plugging import CLAIM_SECONDS, EmulatedDevice, LateDevice, Plugging
 from nooks.spec import Spec
@@ -113,4 +114,4 @@ def _prepare(spec: Spec, image: dict[str, Any]) -> Prepare:
 
 def _bring_up(spec: Spec, image: dict[str, Any]) -> BringUp:
     request = BringUp(spec.driver_class or "", _modules(image))
-    return replace(request, claim_seconds=CLAIM_SECONDS) if spec.plugged_late else request
+    return replace(request, claim_seconds=CLAIM_SECONDS * slowness()) if spec.plugged_late else request

@@ -4,6 +4,7 @@ Joins the failure room (pure judgement) to processes, monitors and channels.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -40,13 +41,29 @@ class ClassWatch(Protocol):
         ...
 
 
-class Watcher:
-    """Follows one incarnation at a time; is the Listener of all of a nook's incarnations, spares included."""
+class Detector(Protocol):
+    """One that looks by itself while an incarnation serves."""
 
-    def __init__(self, clock: Clock, report: ReportSink, side: ClassWatch) -> None:
+    def begin(self, incarnation: int) -> None:
+        """A new incarnation serves."""
+        ...
+
+    def end(self) -> None:
+        """Nothing serves."""
+        ...
+
+
+class Watcher:
+    """Follows one incarnation at a time; is the Listener of all of a nook's incarnations, spares included.
+
+    ``device`` are the detectors that a real device brings along.
+    """
+
+    def __init__(self, clock: Clock, report: ReportSink, side: ClassWatch, device: Sequence[Detector] = ()) -> None:
         self._clock = clock
         self._report = report
         self._side = side
+        self._device = device
         self._live: Incarnation | None = None
         self._heartbeat = HeartbeatDetector()
         self._vcpu: VcpuClock | None = None
@@ -84,6 +101,8 @@ class Watcher:
         self._process.open()
         self._panic.begin(live.number)
         self._side.begin(live.number)
+        for detector in self._device:
+            detector.begin(live.number)
 
     def leave(self) -> None:
         """Stop watching: the domain is about to be fenced."""
@@ -91,6 +110,8 @@ class Watcher:
         self._heartbeat.end()
         self._panic.end()
         self._side.end()
+        for detector in self._device:
+            detector.end()
         if self._process is not None:
             self._hub.discard(self._process.look)
             self._process.close()

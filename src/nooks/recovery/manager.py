@@ -34,7 +34,7 @@ class RecoveryManager:
         policy: restart intensity and back-off.
         clock: every wait and every time comes from it.
         timeouts: the longest that each step may take on an idle machine.
-        load: how many times longer steps may take now (``steps.host_load_factor``).
+        load: how many times longer steps may take now (``host.pace.slowness``).
         initial: STOPPED, or ORPHANED for a supervisor that is about to adopt.
         counts: those of the supervisor before, when adopting.
     """

@@ -4,7 +4,6 @@ Time comes from the injected clock, so asyncio's own timeouts are of no use here
 """
 
 import asyncio
-import os
 from collections.abc import Coroutine
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -40,11 +39,6 @@ class Timeouts:
         """All of them, ``factor`` times as long; a factor below 1 counts as 1."""
         factor = max(1.0, factor)
         return Timeouts(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
-
-
-def host_load_factor() -> float:
-    """How much longer things may take on this machine now: runnable threads per core, between 1 and 8."""
-    return min(8.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 async def bounded(

@@ -33,7 +33,7 @@ _SECTIONS = checks.mapping(
     64,
 )
 _CLASS = checks.choice("network", "block", "sound")
-CRASHES = ("panic", "oops", "hang", "halt", "agent", "leak", "silent")
+CRASHES = ("panic", "oops", "hang", "halt", "agent", "leak", "silent", "dma")
 COUNTERS = ("host_rx", "host_tx", "nic_rx", "nic_tx")
 
 
@@ -292,14 +292,39 @@ class CrashReply(Message):
 
 
 @dataclass(frozen=True)
+class Register(Message):
+    """A register to be written: PCI region, offset and size in bytes, value."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "bar": checks.integer(0, 5),
+        "offset": checks.integer(0, 2**24 - 1),
+        "size": checks.integer(1, 4),
+        "value": checks.integer(0, _UINT32),
+    }
+
+    bar: int
+    offset: int
+    size: int
+    value: int
+
+
+def _register(value: object) -> Register:
+    return Register.parse(value)
+
+
+@dataclass(frozen=True)
 class Crash(Request[CrashReply]):
-    """Fail on purpose; ``how`` is one of CRASHES."""
+    """Fail on purpose; ``how`` is one of CRASHES. For ``dma`` the ``registers`` are written, one after the other."""
 
     TYPE: ClassVar[str] = "crash"
     REPLY: ClassVar[type[Message]] = CrashReply
-    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"how": checks.choice(*CRASHES)}
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "how": checks.choice(*CRASHES),
+        "registers": checks.listing(_register, 32),
+    }
 
     how: str
+    registers: tuple[Register, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""QEMU's command line for a lab machine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nooks.domain import qemu
+from nooks.lab.machine.layout import CACHE_SLOT, ROOT_BUS, ROOT_SLOT, SERIAL_SLOT, Placed, shared_arguments
+from nooks.lab.machine.options import Wishes
+from nooks.lab.machine.wire import PORTS, port_name
+
+ROOT_TAG, CACHE_TAG = "root", "cache"
+"""The mount tags of both shares."""
+
+GUEST_ARGUMENTS = (
+    "console=ttyS0 earlyprintk=serial,ttyS0 tsc=reliable no_timer_check mitigations=off random.trust_cpu=on"
+    " cryptomgr.notests nokaslr rdinit=/init panic=-1"
+)
+"""What makes it boot quickly, as in a domain, but not quietly: the console log is to tell. A panic ends QEMU (with
+-no-reboot)."""
+
+IOMMU_ARGUMENTS = "intel_iommu=on"
+
+CPU = "EPYC,-xsave,-avx,-avx2"
+"""With the nested SVM that TCG has. Without the wide registers all that runs takes a third less time to emulate."""
+
+TRANSLATIONS_MB = 512
+"""TCG's buffer of translated code: a small one is flushed again and again by all that a whole userland runs."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What QEMU opens: the kernel, the descriptor of the initramfs, the shared cache, the console log."""
+
+    vmlinux: Path
+    initramfs: int
+    cache: Path
+    console: Path
+
+
+def command(wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mapping[str, int]) -> list[str]:
+    """QEMU's command line. ``ports`` are the descriptors of the sockets for ``wire.PORTS``."""
+    return [
+        *(qemu.program(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-name", "nooks-lab"),
+        *("-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MB}"),
+        *("-machine", "q35,usb=off,vmport=off,graphics=off,sata=off,smbus=off"),
+        *("-cpu", CPU),
+        *("-smp", str(wishes.cpus), "-m", f"{wishes.memory_bytes >> 20}M"),
+        *(("-device", "intel-iommu,intremap=on") if wishes.iommu else ()),
+        # SeaBIOS, QEMU's default: qboot halts before the kernel where a card's cable leads to a hub.
+        *("-kernel", str(files.vmlinux), "-initrd", f"/proc/self/fd/{files.initramfs}"),
+        *("-append", kernel_arguments(wishes)),
+        *("-global", "pci-device.romfile="),
+        *("-chardev", f"file,id=console,path={_escaped(files.console)}", "-serial", "chardev:console"),
+        *_ports(ports),
+        *_share(ROOT_TAG, Path("/"), ROOT_SLOT, "readonly=on,multidevs=remap"),
+        *_share(CACHE_TAG, files.cache, CACHE_SLOT, "multidevs=remap"),
+        *shared_arguments(placed),
+        *(argument for one in placed for argument in one.arguments),
+    ]
+
+
+def kernel_arguments(wishes: Wishes) -> str:
+    """The kernel's command line; the user's own words come last."""
+    parts = (GUEST_ARGUMENTS, IOMMU_ARGUMENTS if wishes.iommu else "", wishes.arguments)
+    return " ".join(part for part in parts if part)
+
+
+def _ports(ports: Mapping[str, int]) -> list[str]:
+    argv = ["-device", f"virtio-serial-pci,bus={ROOT_BUS},addr={SERIAL_SLOT:#x},max_ports={len(PORTS) + 1}"]
+    for number, kind in enumerate(PORTS, start=1):
+        argv += ["-chardev", f"socket,id={kind},fd={ports[kind]}"]
+        argv += ["-device", f"virtserialport,chardev={kind},nr={number},name={port_name(kind)}"]
+    return argv
+
+
+def _share(tag: str, path: Path, slot: int, options: str) -> tuple[str, ...]:
+    # security_model=none: files have the owners and modes that they have; what an ordinary user may not do is
+    # left undone in silence.
+    return (
+        *("-fsdev", f"local,id={tag},path={_escaped(path)},security_model=none,{options}"),
+        *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag},bus={ROOT_BUS},addr={slot:#x}"),
+    )
+
+
+def _escaped(path: Path) -> str:
+    """A path as the value of an option: a comma is written twice."""
+    return str(path).replace(",", ",,")

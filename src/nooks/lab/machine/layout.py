@@ -1,0 +1,133 @@
+"""Where each card of the lab machine sits: slots, MAC addresses, cables. Always the same for the same cards.
+
+The root bus (pcie.0): 1-4 are the lab's own, 5-14 hexadecimal the cards by their numbers (or the bridges and root
+ports before them), 18 and 19 the far ends of the cables, eight to a slot.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nooks.lab.machine.options import Card
+
+SERIAL_SLOT, ROOT_SLOT, CACHE_SLOT, USB_SLOT, FIRST_SLOT, WIRE_SLOT = 1, 2, 3, 4, 5, 0x18
+ROOT_BUS = "pcie.0"
+_FUNCTIONS = 8
+_USB_PORTS = 15  # the most that QEMU's xHCI has of a kind
+_SHARED_AUDIO = "sound"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A card in its place.
+
+    ``path`` leads from the root bus to a PCI device: slot and function at each step ("05.0"). ``usb_port`` is the
+    root port of a USB device. ``wire`` is the interface at the far end of the cable, and so is ``wire_mac``.
+    ``arguments`` are QEMU's.
+    """
+
+    number: int
+    card: Card
+    arguments: tuple[str, ...]
+    path: tuple[str, ...] = ()
+    usb_port: int | None = None
+    mac: str | None = None
+    wire: str | None = None
+    wire_mac: str | None = None
+
+    @property
+    def bus(self) -> str:
+        """As devices.json has it."""
+        return "pci" if self.path else "usb" if self.usb_port is not None else self.card.model.bus.lower()
+
+    def facts(self) -> dict[str, Any]:
+        """What the inside is told; it adds the address."""
+        return {
+            "number": self.number,
+            "model": self.card.model.name,
+            "bus": self.bus,
+            "path": list(self.path),
+            "usb_port": self.usb_port,
+            "mac": self.mac,
+            "wire": self.wire,
+            "wire_mac": self.wire_mac,
+        }
+
+
+def place(cards: Sequence[Card]) -> list[Placed]:
+    """The cards with their numbers, in order. Bridges and ports come before what sits behind them."""
+    bridges: dict[str, tuple[str, list[int]]] = {}
+    usb_ports = iter(range(1, _USB_PORTS + 1))
+    return [_place(number, card, bridges, usb_ports) for number, card in enumerate(cards)]
+
+
+def shared_arguments(placed: Sequence[Placed]) -> Iterator[str]:
+    """What several cards have in common: the USB controller, the audio back end."""
+    if any(one.usb_port is not None for one in placed):
+        ports = f"p2={_USB_PORTS},p3={_USB_PORTS}"
+        yield from ("-device", f"qemu-xhci,id=usb,bus={ROOT_BUS},addr={USB_SLOT:#x},{ports}")
+    if any(one.card.model.makes_sound for one in placed):
+        yield from ("-audiodev", f"none,id={_SHARED_AUDIO}")
+
+
+def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], usb_ports: Iterator[int]) -> Placed:
+    before: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    own: dict[str, str] = {"id": f"card{number}"}
+    usb_port = None
+    if card.model.bus == "PCI":
+        before, path, own["bus"], own["addr"] = _pci_place(number, card, bridges)
+    elif card.model.bus == "usb-bus":
+        usb_port = next(usb_ports)
+        own |= {"bus": "usb.0", "port": str(usb_port)}
+    mac = wire = wire_mac = None
+    after: tuple[str, ...] = ()
+    if card.model.is_network_card:
+        # QEMU's USB adapter tells the host an address whose first byte is always 40.
+        first = "40" if usb_port is not None else "52"
+        mac, wire, wire_mac = f"{first}:54:00:ca:00:{number:02x}", f"wire{number}", f"52:54:00:0e:00:{number:02x}"
+        own |= {"netdev": f"card{number}", "mac": mac}
+        before += ("-netdev", f"hubport,id=card{number},hubid={number}")
+        after = _cable_end(number, wire_mac)
+    if card.drive is not None:
+        own["drive"] = f"drive{number}"
+        before += ("-drive", f"if=none,id=drive{number},format=raw,file={_escaped(str(card.drive))}")
+    if card.model.makes_sound:
+        own["audiodev"] = _SHARED_AUDIO
+    device = ",".join([card.model.name, *(f"{key}={value}" for key, value in (*own.items(), *card.options))])
+    return Placed(number, card, (*before, "-device", device, *after), path, usb_port, mac, wire, wire_mac)
+
+
+def _pci_place(
+    number: int, card: Card, bridges: dict[str, tuple[str, list[int]]]
+) -> tuple[tuple[str, ...], tuple[str, ...], str, str]:
+    """Arguments for what comes before the card, the path to it, and its bus and address for QEMU."""
+    slot = FIRST_SLOT + number
+    step = f"{slot:02x}.0"
+    if card.port:
+        port = f"pcie-root-port,id=port{number},bus={ROOT_BUS},addr={slot:#x},chassis={slot},slot={slot}"
+        return ("-device", port), (step, "00.0"), f"port{number}", "0x0"
+    if card.bridge is None:
+        return (), (step,), ROOT_BUS, f"{slot:#x}"
+    before: tuple[str, ...] = ()
+    if card.bridge not in bridges:
+        bridges[card.bridge] = step, []
+        before = ("-device", f"pcie-pci-bridge,id=bridge-{card.bridge},bus={ROOT_BUS},addr={slot:#x}")
+    first, behind = bridges[card.bridge]
+    behind.append(number)
+    inner = len(behind)  # slot 0 belongs to the bridge's hot-plug controller
+    return before, (first, f"{inner:02x}.0"), f"bridge-{card.bridge}", f"{inner:#x}"
+
+
+def _cable_end(number: int, mac: str) -> tuple[str, ...]:
+    address = f"{WIRE_SLOT + number // _FUNCTIONS:#x}.{number % _FUNCTIONS}"
+    several = ",multifunction=on" if number % _FUNCTIONS == 0 else ""
+    return (
+        *("-netdev", f"hubport,id=wire{number},hubid={number}"),
+        *("-device", f"virtio-net-pci,netdev=wire{number},mac={mac},bus={ROOT_BUS},addr={address},romfile={several}"),
+    )
+
+
+def _escaped(text: str) -> str:
+    """A value of a QEMU option: a comma is written twice."""
+    return text.replace(",", ",,")

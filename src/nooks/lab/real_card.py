@@ -1,0 +1,114 @@
+"""A bed around a real card: its cable ends at another interface of this machine, which goes into the bed's namespace.
+
+The lab machine's cards are cabled so, and so are two cards of a real machine with a cable between them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nooks.device import pci, taking, usb
+from nooks.host.errors import InputError, NooksError
+from nooks.host.paths import nook_dir
+from nooks.host.process import run
+from nooks.lab import bed as beds
+from nooks.lab.bed import Bed
+from nooks.lab.product import Product
+
+LINK_SECONDS = 15.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class RealCard:
+    """``interface`` is what the host's driver makes of the card, ``device`` its address, ``driver`` the host's."""
+
+    device: str
+    interface: str
+    driver: str
+
+
+def find(text: str) -> RealCard:
+    """The card that ``nooks attach`` would take, which the host's driver has now. Raises InputError."""
+    device = taking.resolve(text)
+    kind, _, rest = device.partition(":")
+    if kind == "pci":
+        found = pci.find(rest)
+        interfaces, driver = found.interfaces, found.driver
+    else:
+        adapter = usb.find(rest)
+        interfaces = adapter.nets
+        driver = next((one.driver for one in adapter.interfaces if one.nets), None)
+    if len(interfaces) != 1 or driver is None:
+        raise InputError(f"{text} makes no interface just now", "give a card that the host's driver has")
+    return RealCard(device, interfaces[0], driver)
+
+
+def plan(card: RealCard, peer: str) -> Bed:
+    """A bed whose nook will have the card's own interface name, and whose cable ends at ``peer``. Raises InputError."""
+    if not Path("/sys/class/net", peer).exists():
+        raise InputError(f"there is no interface {peer}", "give the one at the other end of the card's cable")
+    return replace(beds.plan(), wire=peer, nook=card.interface)
+
+
+@contextlib.asynccontextmanager
+async def cabled(bed: Bed, card: RealCard) -> AsyncGenerator[None, None]:
+    """The far end in its namespace, the host's own driver at the near end, both with addresses; undone at the end."""
+    async with beds.far_end(bed):  # deleting the namespace gives the interface back
+        run(["ip", "link", "set", bed.wire, "netns", bed.netns])
+        beds.address_peer(bed)
+        beds.quiet_ipv6(card.interface, None)
+        near = ["dev", card.interface]
+        run(["ip", "address", "add", f"{bed.host}/{bed.prefix}", *near])
+        run(["ip", "link", "set", *near, "up"])
+        try:
+            await until_linked(card.interface)
+            yield
+        finally:
+            with contextlib.suppress(NooksError):  # a card that was not given back has nothing to be undone
+                run(["ip", "address", "delete", f"{bed.host}/{bed.prefix}", *near])
+                run(["ip", "link", "set", *near, "down"])
+
+
+@contextlib.asynccontextmanager
+async def attached(bed: Bed, card: RealCard, *flags: str) -> AsyncGenerator[tuple[Product, dict[str, Any]], None]:
+    """The card in a nook of its interface's name, for the block; then it is the host's again."""
+    product = Product(bed.nook)
+    with beds.own_logs():
+        try:
+            started = await product.attach(card.device, *flags)
+            yield product, started
+        finally:
+            await asyncio.shield(_detach(product))
+    await until_linked(card.interface)
+
+
+async def until_linked(interface: str) -> None:
+    """Wait until an interface is there and has its carrier. Raises NooksError if it doesn't within LINK_SECONDS."""
+    path = Path("/sys/class/net", interface, "carrier")
+    deadline = asyncio.get_running_loop().time() + LINK_SECONDS
+    while not _is_one(path):
+        if asyncio.get_running_loop().time() > deadline:
+            raise NooksError(f"{interface} has no carrier after {LINK_SECONDS:.0f} s", "look at its cable")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _is_one(path: Path) -> bool:
+    try:
+        return path.read_text().strip() == "1"
+    except OSError:  # not there, or down
+        return False
+
+
+async def _detach(product: Product) -> None:
+    for force in (False, True):
+        try:
+            if nook_dir(product.name).exists():
+                await product.detach(force=force)
+            return
+        except NooksError:
+            if force and nook_dir(product.name).exists():
+                raise

@@ -1,0 +1,136 @@
+"""A real card is taken from the host's driver, fails in a nook in every way, and is given back. In a lab machine:
+
+nooks lab run --device e1000 --device usb-net -- .venv/bin/pytest tests/lab/test_attach.py
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nooks.device import pci, usb
+from nooks.device.taking import resolve
+from tests.lab.conftest import Card, Nook, Talk, cabled, network_devices, nooks, ok, run
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(not network_devices(), reason="not inside a lab machine with network cards ('nooks lab run')"),
+]
+
+HANGS = {"heartbeat", "halted"}
+NOTICED_AS = {
+    # Slowly emulated, a domain that dies takes so long over it that its silence is often noticed first.
+    "kill": {"exit"} | HANGS,
+    "freeze": {"frozen"} | HANGS,
+    "panic": {"panic"} | HANGS,
+    "oops": {"oops", "panic"} | HANGS,
+    "agent": {"panic", "exit"} | HANGS,
+    "leak": {"memory", "panic"} | HANGS,
+    "hang": HANGS,
+    "halt": HANGS,
+    "silent": {"no-progress", "no-answer"},
+    "dma": {"dma"},
+}
+STEPS = {"reset", "plug", "probe", "link"}
+
+
+@pytest.fixture(params=network_devices(), ids=lambda device: str(device["model"]))
+def card(request: pytest.FixtureRequest) -> Iterator[Card]:
+    with cabled(request.param) as made:
+        yield made
+
+
+def driver_of(card: Card) -> str | None:
+    """The driver that has the card now."""
+    device = resolve(card.device)
+    if device.startswith("pci:"):
+        return pci.find(device.removeprefix("pci:")).driver
+    interfaces = usb.find(device.removeprefix("usb:")).interfaces
+    return next((one.driver for one in interfaces if one.driver), None)
+
+
+def attached(card: Card, *flags: str) -> Nook:
+    """The card in a nook, and all as it was for applications."""
+    before, native = card.configured(), driver_of(card)
+    started = ok("attach", card.interface, "--intensity", "1000", *flags)
+    assert started["interface"] == before["name"]
+    assert started["driver"]
+    assert card.configured() == before
+    assert driver_of(card) != native
+    assert card.reaches()
+    return Nook(started["name"])
+
+
+def detached(card: Card, nook: Nook, before: dict[str, Any], native: str | None) -> None:
+    ok("detach", nook.name)
+    assert card.configured() == before
+    assert driver_of(card) == native
+    assert card.reaches()
+
+
+@pytest.mark.lab_short
+def test_a_card_lives_in_a_nook_and_comes_back(card: Card) -> None:
+    before, native = card.configured(), driver_of(card)
+    nook = attached(card)
+    talk = Talk(card)
+    try:
+        for how in ["kill", *(["dma"] if ":" in card.device and not card.device.startswith("usb") else [])]:
+            resumed = nook.crash(how)
+            assert nook.events("failed")[-1].reason in NOTICED_AS[how]
+            assert resumed["means"] == "hotplug"
+            assert talk.goes_on()
+        assert set((nook.events("restarted")[-1].detail or {})["seconds"]) == STEPS
+    finally:
+        talk.close()
+    detached(card, nook, before, native)
+
+
+def test_a_card_fails_in_every_way(card: Card) -> None:
+    before, native = card.configured(), driver_of(card)
+    nook = attached(card)
+    talk = Talk(card)
+    usb_card = card.device.startswith("usb")
+    try:
+        for how, reasons in NOTICED_AS.items():
+            if how == "dma" and usb_card:
+                continue
+            nook.crash(how)
+            assert nook.events("failed")[-1].reason in reasons, how
+            assert talk.goes_on(), how
+    finally:
+        talk.close()
+    assert nook.status()["failures"] == len(NOTICED_AS) - usb_card
+    detached(card, nook, before, native)
+
+
+def test_what_was_changed_meanwhile_is_kept(card: Card) -> None:
+    native = driver_of(card)
+    nook = attached(card)
+    run("ip", "address", "add", "198.18.99.1/32", "dev", card.interface)
+    expected = card.configured()
+    detached(card, nook, expected, native)
+    assert ("198.18.99.1", 32) in [tuple(address) for address in expected["addresses"]]
+
+
+def test_a_dry_run_touches_nothing(card: Card) -> None:
+    before, native = card.configured(), driver_of(card)
+    plan = ok("attach", card.interface, "--dry-run")
+    assert plan["possible"]
+    assert plan["configuration"]["name"] == before["name"]
+    assert (card.configured(), driver_of(card)) == (before, native)
+
+
+def test_bad_names_are_told(card: Card) -> None:
+    native = driver_of(card)
+    for arguments, words in (
+        (["attach", card.interface, "--name", "Nook"], "name"),
+        (["attach", card.interface, "--kernel", "9.9.9"], "9.9.9"),
+        (["attach", "0000:77:00.0"], "0000:77:00.0"),
+        (["attach", "usb:dead:beef"], "dead:beef"),
+    ):
+        done = nooks(*arguments)
+        assert done.returncode in (1, 2), arguments
+        assert done.stderr.startswith("nooks: error: ")
+        assert words in done.stderr
+    assert driver_of(card) == native
+    assert card.reaches()
