@@ -19,6 +19,7 @@ from nooks.xpc import messages, wire
 from nooks.xpc.channel import Channel
 from nooks.xpc.errors import ProtocolError, RequestError
 from nooks.xpc.messages import Message
+from nooks.xpc.states import NetworkState
 
 BRING_UP = messages.BringUp("network", (messages.Module("a_driver.ko", "x=1"),), {"mtu": 1400})
 
@@ -35,6 +36,10 @@ class FakeHeartbeat:
         self.counters = paths
 
 
+STATE = NetworkState(carrier=True, speed=1000, duplex="full").to_payload()
+UNPLUGGED = NetworkState(carrier=False)
+
+
 class FakeDriver:
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}
@@ -44,12 +49,8 @@ class FakeDriver:
     def bring_up(self, settings: dict[str, Any]) -> dict[str, Any]:
         self.settings.update(settings)
         return {
-            "interface": "nic0",
             "driver": "a_driver",
-            "mac": "02:00:00:00:00:01",
-            "carrier": True,
-            "speed": 1000,
-            "duplex": "full",
+            "state": STATE,
             "seconds": {"probe": 0.1, "link": 0.2},
             "readback": self.settings,
             "refused": {},
@@ -59,14 +60,12 @@ class FakeDriver:
         if settings.get("mtu") == 1:
             raise OSError(22, "Invalid argument")
         self.settings.update(settings)
-        return {"readback": self.settings, "refused": {}, "carrier": True}
+        return {"readback": self.settings, "refused": {}, "state": STATE}
 
     def read(self) -> dict[str, Any]:
         return {
             "readback": self.settings,
-            "carrier": True,
-            "speed": 1000,
-            "duplex": "full",
+            "state": STATE,
             "statistics": {"rx_packets": 1},
         }
 
@@ -88,7 +87,7 @@ class FakeDriver:
 
     def events(self) -> list[dict[str, Any]]:
         os.read(self.news, 1)
-        return [{"type": "link", "carrier": False, "speed": -1, "duplex": "unknown"}]
+        return [{"type": "changed", "state": UNPLUGGED.to_payload()}]
 
 
 class Bench:
@@ -172,7 +171,7 @@ def test_a_whole_life(monkeypatch: pytest.MonkeyPatch) -> None:
             it.driver.change_link()
             await settle()
             assert isinstance(it.events[0], messages.Hello)
-            assert it.events[1:] == [messages.Link(False, -1, "unknown")]
+            assert it.events[1:] == [messages.Changed(UNPLUGGED)]
 
     asyncio.run(body())
 

@@ -16,7 +16,8 @@ from nooks.xpc.heartbeats import HeartbeatReader
 from nooks.xpc.messages import Message
 from nooks.xpc.wire import Decoder, Frame
 
-LINK: dict[str, object] = {"type": "link", "carrier": True, "speed": 10, "duplex": "half"}
+STATE: dict[str, object] = {"class": "network", "carrier": True, "speed": 10, "duplex": "half"}
+LINK: dict[str, object] = {"type": "changed", "state": STATE}
 Script = Callable[[Frame], list[Frame]]
 
 
@@ -78,7 +79,7 @@ def resumed(frame: Frame) -> list[Frame]:
     assert isinstance(number, int)
     if frame.payload["type"] == "sync":
         return [reply(frame, {"nonce": frame.payload["nonce"]}, number)]
-    payload = {"nonce": frame.payload["nonce"], "carrier": True, "readback": {}, "refused": {}}
+    payload = {"nonce": frame.payload["nonce"], "state": STATE, "readback": {}, "refused": {}}
     return [reply(frame, payload, number)]
 
 
@@ -183,7 +184,7 @@ def test_resume_changes_the_incarnation_and_older_frames_are_discarded() -> None
 
 def test_resume_answered_by_the_old_incarnation_is_a_violation() -> None:
     async def body() -> None:
-        payload: dict[str, object] = {"nonce": "aa", "carrier": True, "readback": {}, "refused": {}}
+        payload: dict[str, object] = {"nonce": "aa", "state": STATE, "readback": {}, "refused": {}}
         async with domain(script=lambda f: [reply(f, payload, 0)]) as side:
             with pytest.raises(ProtocolError):
                 await side.channel.request(RESUME, 5)

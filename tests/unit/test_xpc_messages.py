@@ -11,6 +11,7 @@ from nooks.xpc import messages
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import Message
 from nooks.xpc.settings import check_settings
+from nooks.xpc.states import NetworkState
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 READBACK = {
@@ -23,13 +24,11 @@ READBACK = {
     "link.duplex": "full",
     "link.speed": -1,
 }
+STATE: dict[str, Any] = {"class": "network", "carrier": True, "speed": 1000, "duplex": "full"}
+UNPLUGGED: dict[str, Any] = {"class": "network", "carrier": False, "speed": -1, "duplex": "unknown"}
 BRING_UP_REPLY: dict[str, Any] = {
-    "interface": "nic0",
     "driver": "a_driver",
-    "mac": "02:00:00:00:00:01",
-    "carrier": True,
-    "speed": 1000,
-    "duplex": "full",
+    "state": STATE,
     "seconds": {"load": 0.1, "probe": 0.2, "link": 2},
     "readback": READBACK,
     "refused": {"ring.rx": "not supported"},
@@ -51,18 +50,15 @@ EXAMPLES: list[tuple[type[Message], dict[str, Any]]] = [
     (messages.Apply, {"settings": READBACK}),
     (messages.ApplyReply, {"readback": READBACK, "refused": {}}),
     (messages.Resume, {"incarnation": 3, "nonce": "00ff", "time_ns": 1, "entropy": "ab", "settings": {}}),
-    (messages.ResumeReply, {"nonce": "00ff", "carrier": False, "readback": {}, "refused": {}}),
+    (messages.ResumeReply, {"nonce": "00ff", "state": UNPLUGGED, "readback": {}, "refused": {}}),
     (messages.Read, {}),
-    (
-        messages.ReadReply,
-        {"readback": {}, "carrier": False, "speed": -1, "duplex": "unknown", "statistics": {"rx_packets": 5}},
-    ),
+    (messages.ReadReply, {"readback": {}, "state": UNPLUGGED, "statistics": {"rx_packets": 5}}),
     (messages.Sync, {"nonce": "1"}),
     (messages.SyncReply, {"nonce": "1"}),
     (messages.Crash, {"how": "dma", "registers": [{"bar": 0, "offset": 4, "size": 2, "value": 2**32 - 1}]}),
     (messages.CrashReply, {"means": "sysrq c"}),
     (messages.Hello, {"kernel": "6.1", "agent_version": "1", "boot_seconds": 1.5}),
-    (messages.Link, {"carrier": True, "speed": 100, "duplex": "half"}),
+    (messages.Changed, {"state": STATE}),
     (messages.Heartbeat, {"counters": {"nic_rx": 2**40}}),
 ]
 JSON = st.recursive(
@@ -104,12 +100,14 @@ def test_missing_and_additional_keys(cls: type[Message], payload: dict[str, Any]
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("carrier", 1),
-        ("speed", True),
-        ("speed", 2**40),
-        ("mac", "02:00:00:00:00:0G"),
-        ("mac", "02:00:00:00:00:01\n"),
-        ("duplex", "double"),
+        ("carrier", STATE | {"carrier": 1}),
+        ("speed", STATE | {"speed": True}),
+        ("speed", STATE | {"speed": 2**40}),
+        ("duplex", STATE | {"duplex": "double"}),
+        ("no device's state", STATE | {"class": "toaster"}),
+        ("no device's state", [STATE]),
+        ("mac", {"mac": "02:00:00:00:00:0G"}),
+        ("mac", {"mac": "02:00:00:00:00:01\n"}),
         ("driver", "\x1b[31m"),
         ("driver", "\ud800"),
         ("driver", "x" * 65),
@@ -124,8 +122,9 @@ def test_missing_and_additional_keys(cls: type[Message], payload: dict[str, Any]
     ],
 )
 def test_values_out_of_bounds(key: str, value: object) -> None:
+    inside = {"mac": "readback"}.get(key, key if key in BRING_UP_REPLY else "state")
     with pytest.raises(ProtocolError, match=key):
-        messages.BringUpReply.parse({**BRING_UP_REPLY, key: value})
+        messages.BringUpReply.parse({**BRING_UP_REPLY, inside: value})
 
 
 @PATIENT
@@ -136,9 +135,9 @@ def test_settings_of_any_kind(value: object) -> None:
 
 
 def test_events_and_errors() -> None:
-    link = {"type": "link", "carrier": True, "speed": 10, "duplex": "half"}
-    assert messages.parse_event(link) == messages.Link(True, 10, "half")
-    for bad in ({"type": "other"}, {"type": ["link"]}, {}, {**link, "more": 1}):
+    unplugged = {"type": "changed", "state": UNPLUGGED}
+    assert messages.parse_event(unplugged) == messages.Changed(NetworkState(carrier=False))
+    for bad in ({"type": "other"}, {"type": ["changed"]}, {}, {**unplugged, "more": 1}):
         with pytest.raises(ProtocolError):
             messages.parse_event(bad)
     assert messages.parse_error({"message": "no"}) == "no"

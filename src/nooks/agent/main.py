@@ -27,7 +27,7 @@ if TYPE_CHECKING:
             ...
 
         def apply(self, settings: dict[str, Any]) -> dict[str, Any]:
-            """Make the settings so: ``{readback, refused, carrier}``, ``carrier`` only as far as the class has one."""
+            """Make the settings so: ``{readback, refused, state}``."""
             ...
 
         def read(self) -> dict[str, Any]:

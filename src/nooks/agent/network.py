@@ -39,7 +39,7 @@ class Network:
         self._monitor = LinkMonitor()
         self._driver = ""
         self._settings: Settings  # from bring_up on
-        self._reported: tuple[bool, int, str] | None = None
+        self._reported: dict[str, Any] = {}
 
     def bring_up(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
         """See the ``bring_up`` message. Raises Unable if no interface of a device appears in time."""
@@ -57,15 +57,9 @@ class Network:
         _, refused = self._settings.apply({"up": True, **wanted})
         if wanted.get("up", True):
             self._wait_for_carrier()
-        link = self._settings.link()
-        speed, duplex = self._report()
         return {
-            "interface": NIC,
             "driver": self._driver,
-            "mac": link.mac,
-            "carrier": link.carrier,
-            "speed": speed,
-            "duplex": duplex,
+            "state": self._report(),
             "seconds": {"probe": appeared - started, "link": time.monotonic() - appeared},
             "readback": self._settings.read(),
             "refused": refused,
@@ -74,7 +68,8 @@ class Network:
     def apply(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
         """Make the settings so."""
         readback, refused = self._settings.apply(wanted)
-        return {"readback": readback, "refused": refused, "carrier": self._settings.carrier()}
+        speed, duplex = readback.get("link.speed", -1), readback.get("link.duplex", "unknown")
+        return {"readback": readback, "refused": refused, "state": _state(self._settings.carrier(), speed, duplex)}
 
     def read(self) -> "dict[str, Any]":
         """The present state."""
@@ -82,9 +77,7 @@ class Network:
         speed, duplex = self._settings.speed_and_duplex()
         return {
             "readback": self._settings.read(),
-            "carrier": link.carrier,
-            "speed": speed,
-            "duplex": duplex,
+            "state": _state(link.carrier, speed, duplex),
             "statistics": link.statistics(),
         }
 
@@ -117,21 +110,18 @@ class Network:
         return self._monitor.fileno()
 
     def events(self) -> "list[dict[str, Any]]":
-        """A ``link`` event if carrier, speed or duplex have changed."""
+        """A ``changed`` event if carrier, speed or duplex have changed."""
         self._monitor.drain()
         before = self._reported
-        speed, duplex = self._report()
-        if self._reported == before:
-            return []
-        assert self._reported is not None
-        return [{"type": "link", "carrier": self._reported[0], "speed": speed, "duplex": duplex}]
+        state = self._report()
+        return [] if state == before else [{"type": "changed", "state": state}]
 
-    def _report(self) -> "tuple[int, str]":
-        """Note the link's state as that which the host knows; speed and duplex."""
+    def _report(self) -> "dict[str, Any]":
+        """The link's state, noted as that which the host knows."""
         carrier = self._settings.carrier()
         speed, duplex = self._settings.speed_and_duplex() if carrier else (-1, "unknown")
-        self._reported = (carrier, speed, duplex)
-        return speed, duplex
+        self._reported = _state(carrier, speed, duplex)
+        return self._reported
 
     def _name(self, interface: str, name: str) -> int:
         """Rename an interface; its index."""
@@ -154,6 +144,10 @@ class Network:
 def create() -> Network:
     """The class's entry point for the agent."""
     return Network()
+
+
+def _state(carrier: bool, speed: int, duplex: str) -> "dict[str, Any]":
+    return {"class": "network", "carrier": carrier, "speed": speed, "duplex": duplex}
 
 
 def _wait_for_interface(virtio: bool) -> str:

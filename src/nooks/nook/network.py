@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
 import structlog
@@ -32,9 +32,10 @@ from nooks.shadow.network import DriverState, NetworkShadow
 from nooks.shadow.readback import LinkState, Outcome
 from nooks.spec import Spec
 from nooks.xpc.channel import Channel
-from nooks.xpc.errors import XpcError, XpcTimeout
-from nooks.xpc.messages import Apply, Link, Message, Read, Resume
+from nooks.xpc.errors import ProtocolError, XpcError, XpcTimeout
+from nooks.xpc.messages import Apply, Changed, Message, Read, Resume
 from nooks.xpc.settings import Settings
+from nooks.xpc.states import DeviceState, NetworkState
 
 T = TypeVar("T")
 
@@ -166,34 +167,45 @@ class NetworkSide:
 
     async def apply(self, settings: Settings) -> Outcome:
         """Have the driver take some settings."""
-        reply = await self._request(lambda channel: channel.request(Apply(settings), _patience()))
+
+        async def ask(channel: Channel) -> Outcome:
+            reply = await channel.request(Apply(settings), _patience())
+            return Outcome(reply.readback, reply.refused)
+
+        outcome = await self._request(ask)
         self.changed()
-        return Outcome(reply.readback, reply.refused)
+        return outcome
 
     async def resume(self, incarnation: int, settings: Settings) -> Outcome:
         """Tell a driver that starts who it is and all its settings."""
-        reply = await self._request(lambda channel: channel.request(_resume(incarnation, settings), _patience()))
-        speed, duplex = reply.readback.get("link.speed", -1), reply.readback.get("link.duplex", "unknown")
-        link = LinkState(reply.carrier, speed if isinstance(speed, int) else -1, str(duplex))
-        return Outcome(reply.readback, reply.refused, link)
+
+        async def ask(channel: Channel) -> Outcome:
+            reply = await channel.request(_resume(incarnation, settings), _patience())
+            return Outcome(reply.readback, reply.refused, _link(reply.state))
+
+        return await self._request(ask)
 
     async def read(self) -> DriverState:
         """The driver's present state."""
-        reply = await self._request(lambda channel: channel.request(Read(), _patience()))
-        return DriverState(reply.readback, LinkState(reply.carrier, reply.speed, reply.duplex), reply.statistics)
+
+        async def ask(channel: Channel) -> DriverState:
+            reply = await channel.request(Read(), _patience())
+            return DriverState(reply.readback, _link(reply.state), reply.statistics)
+
+        return await self._request(ask)
 
     async def rehearse(self, spare: Incarnation) -> None:
         """Bring a spare to the log's state, link included. Cancelled, it leaves the agent's answer to arrive."""
         carrier = False
         for _ in range(REHEARSALS):
             request = _resume(spare.number, self.log.target())
-            carrier = (await _surely(spare.channel.request(request, _patience()))).carrier
+            carrier = _link((await _surely(spare.channel.request(request, _patience()))).state).carrier
         deadline = time.monotonic() + CARRIER_SECONDS
         while not carrier and self.shadow.link.carrier and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-            carrier = (await _surely(spare.channel.request(Read(), _patience()))).carrier
+            carrier = _link((await _surely(spare.channel.request(Read(), _patience()))).state).carrier
 
-    async def _request(self, ask: Callable[[Channel], Any]) -> Any:  # noqa: ANN401 - each request has its own reply
+    async def _request(self, ask: Callable[[Channel], Awaitable[T]]) -> T:
         live = self._live()
         if live is None:
             raise NoAnswer("there is no driver at the moment", "try again in a second")
@@ -220,9 +232,10 @@ class NetworkSide:
 
     def heard(self, message: Message) -> None:
         """The live agent says something."""
-        if isinstance(message, Link):
-            self._detector.carrier(message.carrier, self._clock.monotonic())
-            self.shadow.link_changed(LinkState(message.carrier, message.speed, message.duplex))
+        if isinstance(message, Changed):
+            link = _link(message.state)
+            self._detector.carrier(link.carrier, self._clock.monotonic())
+            self.shadow.link_changed(link)
 
     def _user_changed(self, settings: Settings) -> None:
         self.shadow.changed(settings)
@@ -264,6 +277,13 @@ class NetworkSide:
         if self.wire is not None:
             await self.wire.close()
         self.endpoint.close()
+
+
+def _link(state: DeviceState) -> LinkState:
+    """Raises ProtocolError if the device says that it is something else than a network card."""
+    if not isinstance(state, NetworkState):
+        raise ProtocolError(f"a network card says that it is of class {state.CLASS}")
+    return LinkState(state.carrier, state.speed, state.duplex)
 
 
 def _patience() -> float:

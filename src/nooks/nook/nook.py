@@ -1,6 +1,6 @@
 """One nook: joins recovery, shadow and failure to domains, endpoints and the keeper. The only place that does.
 
-The class's own parts come from the table CLASSES; nothing else here knows which classes there are.
+The class's own parts come from ``side``; nothing here knows which classes there are.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from nooks.keeper.start import start_keeper
 from nooks.nook import claims, leftovers
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
-from nooks.nook.network import NetworkSide
 from nooks.nook.plans import Plans
 from nooks.nook.restarter import DomainRestarter
+from nooks.nook.side import side_of
 from nooks.nook.standby import register
 from nooks.nook.watcher import Watcher
 from nooks.recovery.episode import Counts
@@ -46,8 +46,6 @@ from nooks.xpc.messages import BringUpReply
 
 if TYPE_CHECKING:
     from nooks.nook.held import Held
-
-CLASSES = {"network": NetworkSide}
 
 POSTMORTEM_DELAY_SECONDS = 0.1
 """The post-mortem is written when the next incarnation serves, not while applications wait for it."""
@@ -103,7 +101,8 @@ class Nook:
 
             self._held = Held(nook_dir(spec.name), self._jail.user_id, self._clock, self._report)
             self._tracker.own("device", self._held.give_back)
-        self.side = await CLASSES[spec.driver_class or ""].open(
+        of_class = side_of(spec.driver_class)
+        self.side = await of_class.open(
             spec,
             self._ledger,
             adopting=adopting,
@@ -117,7 +116,7 @@ class Nook:
         held = self._held
         self.watcher = Watcher(self._clock, self._report, self.side, held.detectors if held is not None else ())
         device = held.device if held is not None else None
-        self._plans = Plans(spec, CLASSES[spec.driver_class or ""], self._jail, self.watcher, device)
+        self._plans = Plans(spec, of_class, self._jail, self.watcher, device)
         maker = await self._plans.maker(self.image)
         plugging = self._plans.plugging(lambda: self._next_image, self._came_up)
         self.restarter = DomainRestarter(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nooks.device import passthrough
 from nooks.device.emulated import as_argument
@@ -15,6 +15,7 @@ from nooks.domain.qemu import Plan
 from nooks.host.pace import slowness
 from nooks.nook.incarnation import BootError, Incarnation, Listener
 from nooks.nook.plugging import CLAIM_SECONDS, EmulatedDevice, LateDevice, Plugging
+from nooks.nook.side import ClassSide
 from nooks.spec import Spec
 from nooks.xpc.errors import RequestError
 from nooks.xpc.messages import BringUp, BringUpReply, Module, Prepare
@@ -23,25 +24,11 @@ PREPARE_SECONDS = 10.0
 """How long an agent may take to find that all modules are in."""
 
 
-class ClassHardware(Protocol):
-    """What a class of drivers needs of a domain."""
-
-    @staticmethod
-    def hardware(spec: Spec) -> tuple[str, ...]:
-        """QEMU's arguments for what leads out of the domain, in which ``{name}`` stands for a descriptor."""
-        ...
-
-    @staticmethod
-    def emulated_device(spec: Spec) -> dict[str, str]:
-        """The properties of an emulated device of this class."""
-        ...
-
-
 class Plans:
     """Makers of one nook's domains. ``real`` is its device, if that is a real one."""
 
     def __init__(
-        self, spec: Spec, side: type[ClassHardware], jail: Jail, listener: Listener, real: LateDevice | None
+        self, spec: Spec, side: type[ClassSide], jail: Jail, listener: Listener, real: LateDevice | None
     ) -> None:
         self._spec = spec
         self._side = side

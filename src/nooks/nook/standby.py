@@ -95,7 +95,9 @@ def main() -> int:
     close_all_but(int(sys.argv[1]))
     orders = socket.socket(fileno=int(sys.argv[1]))
     try:
-        from nooks.nook import supervisor
+        from nooks.nook import side, supervisor
+
+        side.preload()
     except BaseException:
         _take_orders(orders)  # so that the traceback lands in the nook's log
         raise

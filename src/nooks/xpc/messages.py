@@ -8,22 +8,21 @@ request says what it must be.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from nooks.xpc import checks
 from nooks.xpc.checks import Check
 from nooks.xpc.errors import ProtocolError
-from nooks.xpc.settings import SPEED_UNKNOWN, Settings, SettingValue, check_settings, setting_key
+from nooks.xpc.message import Message, Request
+from nooks.xpc.settings import Settings, SettingValue, check_settings, setting_key
+from nooks.xpc.states import DeviceState, parse_state
 
 _UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
 _SECONDS = checks.number(0, 3600)
-_SPEED = checks.integer(SPEED_UNKNOWN, 2**31 - 1)
-_DUPLEX = checks.choice("half", "full", "unknown")
 _REFUSED = checks.mapping(setting_key, checks.text(500), 256)
-_PACKETS = checks.mapping(checks.matching("[a-z0-9_]+", 64), checks.integer(0, _UINT64), 64)
 _NONCE = checks.matching("[0-9a-f]*", 64)
 _MODULE = checks.matching(r"[A-Za-z0-9_-]+\.ko", 128)
 _PARAMETERS = checks.text(1000)
@@ -33,46 +32,9 @@ _SECTIONS = checks.mapping(
     64,
 )
 _CLASS = checks.choice("network", "block", "sound")
+_STATISTICS = checks.mapping(checks.matching("[a-z0-9_]+", 64), checks.integer(0, _UINT64), 64)
 CRASHES = ("panic", "oops", "hang", "halt", "agent", "leak", "silent", "dma")
 COUNTERS = ("host_rx", "host_tx", "nic_rx", "nic_tx")
-
-
-class Message:
-    """Base of all messages: subclasses are frozen dataclasses with one check per field in CHECKS."""
-
-    TYPE: ClassVar[str] = ""
-    CHECKS: ClassVar[Mapping[str, Check[Any]]]
-
-    @classmethod
-    def parse(cls, payload: object) -> Self:
-        """A message from an untrusted JSON object (without ``type``). Raises ProtocolError."""
-        try:
-            return cls(**checks.record(cls.CHECKS, payload))
-        except ProtocolError as error:
-            raise ProtocolError(f"{cls.__name__}: {error}") from None
-
-    def to_payload(self) -> dict[str, object]:
-        """The JSON object that ``parse`` takes."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Message):
-        return value.to_payload()
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-R = TypeVar("R", bound=Message)
-
-
-class Request(Message, Generic[R]):
-    """A message that asks for one reply of class REPLY."""
-
-    REPLY: ClassVar[type[Message]]
 
 
 def _module(value: object) -> "Module":
@@ -91,7 +53,7 @@ class Module(Message):
 
 @dataclass(frozen=True)
 class BringUpTimes(Message):
-    """Seconds spent: inserting modules, until the interface was there, until its carrier was."""
+    """Seconds spent: inserting modules, until the device was there, until it was of use (its carrier, say)."""
 
     CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"load": _SECONDS, "probe": _SECONDS, "link": _SECONDS}
 
@@ -102,27 +64,19 @@ class BringUpTimes(Message):
 
 @dataclass(frozen=True)
 class BringUpReply(Message):
-    """The driver is up. ``speed`` in Mbit/s or -1; ``readback`` is what driver and kernel say, no echo."""
+    """The driver is up. ``readback`` is what driver and kernel say, no echo; ``sections`` where its code lies."""
 
     CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
-        "interface": checks.text(64),
         "driver": checks.text(64),
-        "mac": checks.mac,
-        "carrier": checks.boolean,
-        "speed": _SPEED,
-        "duplex": _DUPLEX,
+        "state": parse_state,
         "seconds": BringUpTimes.parse,
         "readback": check_settings,
         "refused": _REFUSED,
         "sections": _SECTIONS,
     }
 
-    interface: str
     driver: str
-    mac: str
-    carrier: bool
-    speed: int
-    duplex: str
+    state: DeviceState
     seconds: BringUpTimes
     readback: Settings
     refused: dict[str, str]
@@ -199,13 +153,13 @@ class ResumeReply(Message):
 
     CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
         "nonce": _NONCE,
-        "carrier": checks.boolean,
+        "state": parse_state,
         "readback": check_settings,
         "refused": _REFUSED,
     }
 
     nonce: str
-    carrier: bool
+    state: DeviceState
     readback: Settings
     refused: dict[str, str]
 
@@ -236,20 +190,16 @@ class Resume(Request[ResumeReply]):
 
 @dataclass(frozen=True)
 class ReadReply(Message):
-    """The present state, read from driver and kernel; ``statistics`` are the interface's counters by name."""
+    """The present state, read from driver and kernel; ``statistics`` are the device's counters by name."""
 
     CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
         "readback": check_settings,
-        "carrier": checks.boolean,
-        "speed": _SPEED,
-        "duplex": _DUPLEX,
-        "statistics": _PACKETS,
+        "state": parse_state,
+        "statistics": _STATISTICS,
     }
 
     readback: Settings
-    carrier: bool
-    speed: int
-    duplex: str
+    state: DeviceState
     statistics: dict[str, int]
 
 
@@ -344,26 +294,20 @@ class Hello(Message):
 
 
 @dataclass(frozen=True)
-class Link(Message):
-    """Event: the card's carrier, speed (Mbit/s or -1) or duplex changed."""
+class Changed(Message):
+    """Event: the device's state changed by itself; a cable was pulled, say."""
 
-    TYPE: ClassVar[str] = "link"
-    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
-        "carrier": checks.boolean,
-        "speed": _SPEED,
-        "duplex": _DUPLEX,
-    }
+    TYPE: ClassVar[str] = "changed"
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"state": parse_state}
 
-    carrier: bool
-    speed: int
-    duplex: str
+    state: DeviceState
 
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
     """A sign of life. ``counters``: now and then packets by COUNTERS' names since the start, else None."""
 
-    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"counters": checks.optional(_PACKETS)}
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {"counters": checks.optional(_STATISTICS)}
 
     counters: dict[str, int] | None
 
@@ -373,7 +317,7 @@ class Heartbeat(Message):
         return cls(None) if payload == {} else super().parse(payload)
 
 
-EVENTS: Mapping[str, type[Message]] = MappingProxyType({event.TYPE: event for event in (Hello, Link)})
+EVENTS: Mapping[str, type[Message]] = MappingProxyType({event.TYPE: event for event in (Hello, Changed)})
 ERROR_TEXT = checks.text(2000)
 
 

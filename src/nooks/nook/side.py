@@ -1,0 +1,127 @@
+"""What a class of drivers has to bring, beside its agent module, so that a nook can be made of it.
+
+One implementation a class, in CLASSES; each joins the class's endpoint, shadow and detectors around whatever
+incarnation serves. Nothing else in this room knows which classes there are.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, cast
+
+from nooks.endpoint.configuration import Configuration
+from nooks.failure.report import ReportSink
+from nooks.nook.incarnation import Incarnation
+from nooks.nook.ledger import Ledger
+from nooks.recovery.protocols import EventSink, Shadow
+from nooks.spec import Spec
+from nooks.xpc.messages import Message
+
+CLASSES: Mapping[str, str] = {"network": "nooks.nook.network:NetworkSide"}
+"""Where each class's ClassSide is."""
+
+
+class ClassSide(Protocol):
+    """A nook's part that only its class knows. Implements recovery's Restarter's Bays and the watcher's ClassWatch.
+
+    ``shadow`` is the class's shadow driver. ``changed`` is to be called whenever the recorded state changed, so that
+    the spare learns of it; the nook sets it.
+    """
+
+    changed: Callable[[], None]
+
+    @property
+    def shadow(self) -> Shadow:
+        """The class's shadow driver."""
+        ...
+
+    @classmethod
+    async def open(
+        cls,
+        spec: Spec,
+        ledger: Ledger,
+        *,
+        adopting: bool,
+        configuration: Configuration | None,
+        events: EventSink,
+        live: Callable[[], Incarnation | None],
+        removed: Callable[[], None],
+        report: ReportSink,
+    ) -> "ClassSide":
+        """Make the endpoint, or take over that of a dead supervisor. Raises NooksError; nothing is left then.
+
+        ``configuration`` is that of the host's own endpoint in whose place the nook's comes, for a device that was
+        taken from the host. ``events`` records; ``live`` is the incarnation that serves; ``removed`` is told if
+        somebody takes the endpoint away; ``report`` gets the verdicts of the class's detectors.
+        """
+        ...
+
+    @staticmethod
+    def hardware(spec: Spec) -> tuple[str, ...]:
+        """QEMU's arguments for what leads out of the domain, in which ``{name}`` stands for a descriptor."""
+        ...
+
+    @staticmethod
+    def emulated_device(spec: Spec) -> dict[str, str]:
+        """The properties of an emulated device of this class."""
+        ...
+
+    def launching(self, bay: int, *, serving: bool) -> AbstractContextManager[Mapping[str, int]]:
+        """Around everything that starts a domain in ``bay``; see Bays."""
+        ...
+
+    def switch(self, bay: int) -> dict[str, Any]:
+        """Make ``bay`` the one that applications are connected to; see Bays."""
+        ...
+
+    async def rehearse(self, spare: Incarnation) -> None:
+        """Bring a spare to the recorded state. Cancelled, it leaves the agent's answer to arrive."""
+        ...
+
+    async def serving(self) -> None:
+        """The first incarnation serves, or a supervisor took over: what needs the driver can be done now."""
+        ...
+
+    def begin(self, incarnation: int) -> None:
+        """A new incarnation serves."""
+        ...
+
+    def end(self) -> None:
+        """Nothing serves."""
+        ...
+
+    def counters(self, counters: dict[str, int]) -> None:
+        """The agent's counters arrived with a heartbeat."""
+        ...
+
+    def heard(self, message: Message) -> None:
+        """The live agent says something. Raises ProtocolError if that is not what its class says."""
+        ...
+
+    async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """``nooks set``: returns what the driver took. Raises InputError, BusyError, SettingRefused."""
+        ...
+
+    def result(self) -> dict[str, Any]:
+        """What ``start`` tells of the endpoint."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Figures for ``status`` and ``metrics``."""
+        ...
+
+    async def close(self) -> None:
+        """Give everything back. Safe to call twice."""
+        ...
+
+
+def side_of(driver_class: str | None) -> type[ClassSide]:
+    """The implementation of a class that ``drivers.complete`` allowed."""
+    module, _, name = CLASSES[driver_class or ""].partition(":")
+    return cast("type[ClassSide]", getattr(importlib.import_module(module), name))
+
+
+def preload() -> None:
+    """Import all classes, for a process that does not know yet which nook will be its own, and has time."""
+    for driver_class in CLASSES:
+        side_of(driver_class)
