@@ -81,7 +81,7 @@ COMMANDS: dict[str, Entry] = {
     "inject": Entry(
         "nooks.cli.failing:inject",
         "Change the live code of a nook's driver.",
-        ("nooks inject nic0 --type text --count 5 --seed 7",),
+        ("nooks inject nic0 --type mixed --count 5 --seed 7", "nooks inject nic0 --type double-free"),
     ),
     "demo": Entry("nooks.cli.experiments:demo", "Crash a driver while applications use it.", ("nooks demo",)),
     "bench": Entry(

@@ -220,6 +220,18 @@ class Domain:
         """Plug a device in while the domain runs or stands still (``device_add``). Raises MonitorError."""
         await self._monitor.execute("device_add", **device)
 
+    async def log_translations(self, descriptor: int) -> None:
+        """Have the emulator write to the file ``descriptor`` which code of modules it translates from now on.
+
+        It translates code when that is about to run for the first time, or again after it was changed. Needs a debug
+        plan, and has no effect where the processor runs the code itself (KVM). Raises MonitorError.
+        """
+        number = await self._monitor.add_descriptor(descriptor)
+        for line in (f"logfile /proc/self/fd/{number}", "log in_asm"):
+            said = await self._monitor.execute("human-monitor-command", **{"command-line": line})
+            if said:
+                raise MonitorError(f"QEMU does not log: {said.strip()}")
+
     async def status(self) -> str:
         """QEMU's run state (``running``, ``paused``, ``guest-panicked`` ...). Raises MonitorError."""
         return str((await self._monitor.execute("query-status"))["status"])

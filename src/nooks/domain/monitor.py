@@ -64,6 +64,11 @@ class Monitor:
         self._client.send_fd_scm(descriptor)
         await self.execute("getfd", fdname=name)
 
+    async def add_descriptor(self, descriptor: int) -> int:
+        """Hand a copy of ``descriptor`` to QEMU for good (add-fd); its number there. Raises MonitorError."""
+        self._client.send_fd_scm(descriptor)
+        return int((await self.execute("add-fd"))["fd"])
+
     async def close(self) -> None:
         """End the session; QEMU itself goes on. Safe to call twice."""
         if self._events is not None:

@@ -34,6 +34,10 @@ GUEST_ARGUMENTS = (
 
 MACHINE = "pc,usb=off,vmport=off,graphics=off"
 
+MODULES = "0xffffffffa0000000..0xfffffffffeffffff,0xc4000000..0xffffffff"
+"""Where kernels of 64 and of 32 bits have their modules: of no other code a log of translations tells
+(Documentation/x86/x86_64/mm.rst; VMALLOC_START of 32 bits is 8 MB above the memory)."""
+
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -185,6 +189,7 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
     ]
     if plan.debug:
         argv += ["-chardev", f"socket,id=debug,fd={descriptors['debug']}", "-gdb", "chardev:debug"]
+        argv += ["-dfilter", MODULES]
     if incoming:
         argv += ["-incoming", "defer"]
     if paused:

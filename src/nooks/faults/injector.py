@@ -1,143 +1,132 @@
-"""Chooses where to change a driver's code, changes it in a running domain, and records what was done.
+"""Injects faults and bugs into the code of a driver that runs, and records what was changed.
 
-The choice depends only on driver, kernel, type and seed, so that an injection can be repeated.
+What is chosen depends only on driver, kernel, type and seed, so that an injection can be repeated: it is chosen from
+the module's file, among instructions that every kernel of that version has in memory as they are in the file.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax, Instruction
-
-from nooks.faults import text
+from nooks.faults import bugs, drawing, names, x86
+from nooks.faults.candidate import Candidate, Kernel, Span
+from nooks.faults.exports import exported
 from nooks.faults.gdb import DebugStub
-from nooks.faults.symbols import Function, ModuleCode, busy_functions, read_module
+from nooks.faults.listing import MAIN_SECTION
+from nooks.faults.symbols import ModuleCode, read_module
 from nooks.host.errors import InputError, NooksError
 
 MAX_COUNT = 1000
-SECTION = ".text"
-_BUSY_SHARE = 0.9  # so many of the faults go to functions that run all the time
-_SAME_SHARE = 0.5  # relocations and the kernel's own patching change less of a function than this
-_DRAWS = 200
+_AHEAD = 8  # candidates more than are wanted, chosen before the machine has to stand still
+_STRANGE_PLACES = 20  # so many places without the module's code in them, and it is another module
 
 
-@dataclass(frozen=True)
-class FaultType:
-    """One kind of fault: which instructions it applies to, and what becomes of their bytes."""
+class Injection:
+    """Faults or bugs for one module, chosen before any machine has to stand still for them.
 
-    name: str
-    accepts: Callable[[Instruction], bool]
-    rewrite: Callable[[Instruction, bytes, Random], bytes]
-
-
-TYPES: Mapping[str, FaultType] = {
-    text.NAME: FaultType(text.NAME, text.accepts, text.rewrite),
-}
-
-
-async def inject(
-    stub: DebugStub,
-    module_file: Path,
-    section_addresses: Mapping[str, int],
-    type_name: str,
-    count: int,
-    seed: int,
-    hot: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
-    """Change ``count`` instructions of a module's live code and return CONTRACT's record of each.
-
-    ``section_addresses`` says where the module's sections lie in the domain (``.text`` at least); ``hot``
-    names the functions to prefer, by default those that look busy. The machine stands still meanwhile, and
-    runs after. Raises InputError for an unknown type or a senseless count, NooksError if the code in memory
-    isn't the module's, StubError if the debug stub fails.
+    ``vmlinux`` is the kernel that the driver runs in. Raises InputError for an unknown type, a senseless count, a file
+    that is no module, or a module that has no place for the bug.
     """
-    fault_type = _fault_type(type_name)
-    if not 1 <= count <= MAX_COUNT:
-        raise InputError(f"{count} faults cannot be injected", f"give a count from 1 to {MAX_COUNT}")
-    if SECTION not in section_addresses:
-        raise NooksError(f"the domain did not say where {SECTION} of {module_file.name} lies")
-    module = read_module(module_file)
-    random = Random(f"{module.identity}/{fault_type.name}/{seed}")
-    session = _Session(stub, module, section_addresses[SECTION], fault_type, random)
-    async with stub.stopped():
-        return await session.run(count, busy_functions(module) if hot is None else tuple(hot))
 
+    def __init__(self, module_file: Path, vmlinux: Path, type_name: str, count: int, seed: int) -> None:
+        if type_name not in (*names.FAULTS, names.MIXED, *names.BUGS):
+            known = ", ".join((*names.FAULTS, names.MIXED, *names.BUGS))
+            raise InputError(f"there is no fault type {type_name!r}", f"choose from: {known}")
+        if not 1 <= count <= MAX_COUNT:
+            raise InputError(f"{count} faults cannot be injected", f"give a count from 1 to {MAX_COUNT}")
+        self._type_name = type_name
+        self._count = count
+        self.module = read_module(module_file)
+        bug = type_name in names.BUGS
+        self._kernel = Kernel(self.module.bits, exported(vmlinux) if bug else {})
+        found = _find(type_name, self.module, f"{self.module.identity}/{type_name}/{seed}", count)
+        self._candidates = chain(list(islice(found, count + _AHEAD)), found)
 
-def _fault_type(name: str) -> FaultType:
-    fault_type = TYPES.get(name)
-    if fault_type is None:
-        raise InputError(f"there is no fault type {name!r}", f"choose from: {', '.join(sorted(TYPES))}")
-    return fault_type
+    async def apply(self, stub: DebugStub, section_addresses: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Change the code of a running domain, once, and return CONTRACT's record of each change.
 
-
-class _Session:
-    """One injection into one stopped machine."""
-
-    def __init__(self, stub: DebugStub, module: ModuleCode, base: int, fault_type: FaultType, random: Random) -> None:
-        self._stub = stub
-        self._module = module
-        self._base = base
-        self._type = fault_type
-        self._random = random
-
-    async def run(self, count: int, hot: Sequence[str]) -> list[dict[str, Any]]:
-        ours = [function for function in self._module.functions if function.section == SECTION]
-        busy = [function for function in ours if function.name in hot] or ours
+        ``section_addresses`` says where the module's sections lie in that domain (``.text`` at least). The machine
+        stands still meanwhile, and runs after. Raises NooksError if the code in memory isn't the module's or is too
+        little, StubError if the debug stub fails.
+        """
+        if MAIN_SECTION not in section_addresses:
+            raise NooksError(f"the domain did not say where {MAIN_SECTION} of {self.module.name} lies")
         records: list[dict[str, Any]] = []
-        taken: set[int] = set()
-        for _ in range(count * _DRAWS):
-            if len(records) == count:
-                break
-            pool = busy if self._random.random() < _BUSY_SHARE else ours
-            record = await self._change(self._random.choice(pool), taken)
-            if record is not None:
-                records.append(record)
-        if len(records) < count:
-            raise NooksError(f"the module has too little code for {count} faults of type {self._type.name!r}")
-        return records
-
-    async def _change(self, function: Function, taken: set[int]) -> dict[str, Any] | None:
-        """Change one instruction of ``function``, or return None if this draw found nothing to change."""
-        address = self._base + function.offset
-        chosen = self._random.choice(list(_decode(self._module.bytes_of(function), address, self._module.bits)))
-        live = await self._stub.read(address, function.size)
-        _check_same(self._module.bytes_of(function), live, function)
-        instruction = next((i for i in _decode(live, address, self._module.bits) if i.ip == chosen.ip), None)
-        if instruction is None or instruction.ip in taken or not self._type.accepts(instruction):
-            return None
-        taken.add(instruction.ip)
-        start = instruction.ip - address
-        before = live[start : start + instruction.len]
-        after = self._type.rewrite(instruction, before, self._random)
-        await self._stub.write(instruction.ip, after)
-        tail = live[start + instruction.len : start + instruction.len + 15]
-        return {
-            "type": self._type.name,
-            "function": function.name,
-            "address": f"{instruction.ip:#x}",
-            "before": before.hex(),
-            "after": after.hex(),
-            "text_before": _format(instruction),
-            "text_after": _format(next(_decode(after + tail, instruction.ip, self._module.bits))),
-        }
-
-
-def _decode(code: bytes, address: int, bits: int) -> Iterator[Instruction]:
-    return iter(Decoder(bits, code, ip=address))
-
-
-def _check_same(file: bytes, live: bytes, function: Function) -> None:
-    same = sum(a == b for a, b in zip(file, live, strict=True))
-    if same < len(file) * _SAME_SHARE:
+        done = strange = 0
+        async with stub.stopped():
+            for candidate in self._candidates:
+                if any(span.function.section not in section_addresses for span in candidate.spans):
+                    continue
+                addresses = [section_addresses[span.function.section] + span.offset for span in candidate.spans]
+                live = [await self._read(stub, *place) for place in zip(addresses, candidate.spans, strict=True)]
+                if not all(self._is_ours(*each) for each in zip(live, candidate.spans, strict=True)):
+                    strange += 1
+                    if strange >= _STRANGE_PLACES and not done:
+                        raise _not_the_module(candidate)
+                    continue
+                changed = await self._change(stub, candidate, live, addresses)
+                records += changed
+                done += bool(changed)
+                if done == self._count:
+                    return records
         raise NooksError(
-            f"the memory at {function.name} does not hold that function's code",
-            "is the domain running this very module?",
+            f"{self.module.name} has too little code for {self._count} faults of type {self._type_name!r}",
+            "ask for fewer, or for another type",
         )
 
+    async def _read(self, stub: DebugStub, address: int, span: Span) -> bytes:
+        """A span's bytes, and some more to show what the changed code will be read as, within the section."""
+        behind = len(self.module.sections[span.function.section].code) - span.offset
+        return await stub.read(address, min(span.length + x86.LONGEST_BYTES, behind))
 
-def _format(instruction: Instruction) -> str:
-    if instruction.is_invalid:
-        return "(bad)"
-    return Formatter(FormatterSyntax.GAS).format(instruction)
+    def _is_ours(self, live: bytes, span: Span) -> bool:
+        """Whether the memory has what the file has, but for what the kernel fills in and patches."""
+        section = self.module.sections[span.function.section]
+        offsets = range(span.offset, span.offset + span.length)
+        kernels = section.filled | section.patched
+        return all(
+            offset in kernels or byte == section.code[offset] for byte, offset in zip(live, offsets, strict=False)
+        )
+
+    async def _change(
+        self, stub: DebugStub, candidate: Candidate, live: Sequence[bytes], addresses: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Change one candidate's spans; nothing if it can't be done within their place."""
+        before = [each[: span.length] for each, span in zip(live, candidate.spans, strict=True)]
+        after = candidate.rewrite(before, addresses, self._kernel)
+        if after is None:
+            return []
+        records: list[dict[str, Any]] = []
+        for span, address, old, new, read in zip(candidate.spans, addresses, before, after, live, strict=True):
+            await stub.write(address, new)
+            records.append(
+                {
+                    "type": candidate.type,
+                    "function": span.function.name,
+                    "address": f"{address:#x}",
+                    "before": old.hex(),
+                    "after": new.hex(),
+                    "text_before": self._text(old, b"", address),
+                    "text_after": self._text(new, read[span.length :], address),
+                    "section": span.function.section,
+                    "offset": span.offset,
+                }
+            )
+        return records
+
+    def _text(self, code: bytes, following: bytes, address: int) -> str:
+        """``code`` as instructions; the last one may reach into what follows."""
+        return x86.text_of(code, address, self.module.bits, following)
+
+
+def _find(type_name: str, module: ModuleCode, seed: str, count: int) -> Iterator[Candidate]:
+    if type_name in names.BUGS:
+        return bugs.find(type_name, module, Random(seed))
+    return drawing.find(type_name, module, seed, count)
+
+
+def _not_the_module(candidate: Candidate) -> NooksError:
+    what = f"the memory at {candidate.spans[-1].function.name} does not hold that function's code"
+    return NooksError(what, "is the domain running this very module?")

@@ -1,11 +1,11 @@
 """What the control socket's commands do with a running nook (all but ``stop``, which is the supervisor's)."""
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from nooks import drivers
 from nooks.host.errors import InputError, NooksError, StateError
+from nooks.nook.injecting import Injecting
 from nooks.nook.nook import Nook
 from nooks.xpc.errors import ChannelClosed, XpcError
 from nooks.xpc.messages import CRASHES, Crash, Register
@@ -24,10 +24,11 @@ def commands(nook: Nook) -> dict[str, Command]:
         "rearm": _rearm,
         "set": _set,
         "crash": _crash,
-        "inject": _inject,
         "metrics": _metrics,
     }
-    return {name: _bound(nook, function) for name, function in table.items()}
+    injecting = Injecting(nook)
+    own: dict[str, Command] = {"inject": injecting.inject, "injected": injecting.injected}
+    return {name: _bound(nook, function) for name, function in table.items()} | own
 
 
 def _bound(nook: Nook, function: Callable[[Nook, Arguments], Awaitable[Any]]) -> Command:
@@ -108,36 +109,6 @@ def _stray_dma(nook: Nook) -> tuple[Register, ...]:
         fix = "use a real card (nooks attach), which the IOMMU holds back"
         raise StateError(f"{nook.spec.device} has nobody who could refuse it that", fix)
     return tuple(Register(each.bar, each.offset, each.size, each.value) for each in driver.stray_dma)
-
-
-async def _inject(nook: Nook, arguments: Arguments) -> list[dict[str, Any]]:
-    # The injector is a user of the product: it is loaded only where faults are asked for.
-    from nooks.faults.gdb import DebugStub
-    from nooks.faults.injector import inject
-
-    live = nook.running()
-    if not nook.spec.debug:
-        raise StateError(f"{nook.spec.name} runs without a debug stub", "start it with --debug")
-    module = nook.image["load_order"][-1]
-    name = module.removesuffix(".ko").replace("-", "_")
-    nook.watcher.pause()
-    try:
-        stub = await DebugStub.open(live.domain.handles.sockets["debug"].dup())
-        try:
-            faults = await inject(
-                stub,
-                Path(nook.image["module_files"][module]),
-                nook.restarter.maker.facts["sections"][name],
-                str(arguments.get("type")),
-                int(arguments.get("count") or 1),
-                int(arguments.get("seed") or 0),
-            )
-        finally:
-            await stub.close()
-    finally:
-        nook.watcher.unpause()
-    nook.commanded(live.number, "inject")
-    return faults
 
 
 async def _metrics(nook: Nook, arguments: Arguments) -> dict[str, Any]:

@@ -1,0 +1,19 @@
+"""Which functions of a driver run all the time: measured where somebody did, else guessed by their names."""
+
+import re
+
+from nooks.faults.symbols import Function, ModuleCode
+
+# Words in the names of functions that a driver runs for every packet, request or period, whatever the driver,
+# and words in the names of functions that it does not run then, though they speak of the same things
+_BUSY = re.compile(
+    r"xmit|intr|interrupt|poll|clean|(^|_)[rt]x(_|$)|alloc_rx|queuecommand|qc_issue|bmdma|pointer|trigger"
+)
+_IDLE = re.compile(
+    r"setup|free_all|timeout|cleanup|netpoll|test|config|vlan|_ring$|_mode|module|stall|list|dummy|\.cold"
+)
+
+
+def busy_functions(module: ModuleCode) -> tuple[Function, ...]:
+    """The functions of ``module`` that run all the time under load, as far as is known."""
+    return tuple(each for each in module.functions if _BUSY.search(each.name) and not _IDLE.search(each.name))
