@@ -26,6 +26,28 @@ READBACK = {
 }
 STATE: dict[str, Any] = {"class": "network", "carrier": True, "speed": 1000, "duplex": "full"}
 UNPLUGGED: dict[str, Any] = {"class": "network", "carrier": False, "speed": -1, "duplex": "unknown"}
+STREAM: dict[str, Any] = {
+    "format": "s16",
+    "channels": 2,
+    "rate": 48000,
+    "rate_min": 8000,
+    "rate_max": 48000,
+    "period": 1024,
+    "buffer": 16384,
+}
+SOUND: dict[str, Any] = {
+    "class": "sound",
+    "card": "A card",
+    "playback": STREAM,
+    "capture": None,
+    "elements": {"mixer.master-playback-volume": {"count": 2, "low": 0, "high": 31, "items": []}},
+}
+MIXED = {
+    "playback.rate": 44100,
+    "mixer.master-playback-volume": [31, 31],
+    "mixer.capture-source": ["Mic", "Line"],
+    "mixer.tone": "Off",
+}
 BRING_UP_REPLY: dict[str, Any] = {
     "driver": "a_driver",
     "state": STATE,
@@ -60,6 +82,8 @@ EXAMPLES: list[tuple[type[Message], dict[str, Any]]] = [
     (messages.Hello, {"kernel": "6.1", "agent_version": "1", "boot_seconds": 1.5}),
     (messages.Changed, {"state": STATE}),
     (messages.Heartbeat, {"counters": {"nic_rx": 2**40}}),
+    (messages.Changed, {"state": SOUND}),
+    (messages.Apply, {"settings": MIXED}),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -118,6 +142,14 @@ def test_missing_and_additional_keys(cls: type[Message], payload: dict[str, Any]
         ("readback", {"feature.tx": 1}),
         ("readback", {"vlans": [0]}),
         ("readback", {"vlans": list(range(1, 600))}),
+        ("readback", {"mixer.Master": [1]}),
+        ("readback", {"mixer.master": [2**40]}),
+        ("readback", {"mixer.master": [1, "Mic"]}),
+        ("readback", {"mixer.master": 1}),
+        ("readback", {"playback.rate": 0}),
+        ("rate", SOUND | {"playback": STREAM | {"rate": 0}}),
+        ("format", SOUND | {"capture": STREAM | {"format": "s16_le"}}),
+        ("elements", SOUND | {"elements": {"mixer.x": {"count": 0, "low": 0, "high": 1, "items": []}}}),
         ("refused", {"a": "x" * 501}),
     ],
 )

@@ -2,19 +2,16 @@
 
 import asyncio
 import fcntl
-import json
 import os
 import secrets
 import shutil
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,12 +19,11 @@ from nooks.endpoint import netns
 from nooks.image import initramfs, kernel
 from nooks.image.initramfs import Image
 from nooks.xpc import messages
-from nooks.xpc.channel import Channel
-from nooks.xpc.errors import ProtocolError, RequestError
-from nooks.xpc.heartbeats import HeartbeatReader
-from nooks.xpc.messages import Message
+from nooks.xpc.errors import RequestError
 from nooks.xpc.settings import Settings
 from nooks.xpc.states import DeviceState, NetworkState
+
+from .bare_domain import BOOT_SECONDS, BareDomain, bare_domain
 
 pytestmark = [
     pytest.mark.vm,
@@ -49,8 +45,6 @@ ETHERTYPE = 0x88B5  # for local experiments (IEEE 802)
 ETH_P_ALL = 3
 TUNSETIFF, SIOCSIFFLAGS = 0x400454CA, 0x8914
 IFF_UP, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x2, 0x1000, 0x4000
-BOOT_SECONDS = 60
-ARGUMENTS = "quiet tsc=reliable no_timer_check random.trust_cpu=on panic=-1 console=ttyS0"
 
 
 def build(flavour: str) -> Image:
@@ -120,55 +114,16 @@ class End:
 
 @dataclass
 class Agent:
-    """A running domain, and what it said."""
+    """A network domain with both ends of its data path."""
 
-    process: "subprocess.Popen[bytes]"
-    channel: Channel
-    heartbeats: HeartbeatReader
+    domain: BareDomain
     host: End
     wire: End
-    qmp: socket.socket
-    console: Path
-    events: list[Message] = field(default_factory=list[Message])
-    beats: list[tuple[float, int, dict[str, int] | None, int]] = field(
-        default_factory=list[tuple[float, int, dict[str, int] | None, int]]
-    )
-    violations: list[ProtocolError] = field(default_factory=list[ProtocolError])
 
     async def bring_up(self, card: str, image: Image, settings: Settings | None = None) -> messages.BringUpReply:
         modules = tuple(messages.Module(name) for name in image.load_order if _needed(card, name))
         wanted: Settings = {"mac": CARD_MAC, **(settings or {})}
-        return await self.channel.request(messages.BringUp("network", modules, wanted), 40)
-
-    async def resume(self, incarnation: int, settings: Settings) -> messages.ResumeReply:
-        self.heartbeats.allow(incarnation)
-        message = messages.Resume(incarnation, secrets.token_hex(8), time.time_ns(), secrets.token_hex(32), settings)
-        reply = await self.channel.request(message, 10)
-        assert reply.nonce == message.nonce
-        return reply
-
-    async def apply(self, **settings: Any) -> messages.ApplyReply:  # noqa: ANN401 - of all kinds
-        wanted: Settings = {key.replace("__", "."): value for key, value in settings.items()}
-        return await self.channel.request(messages.Apply(wanted), 10)
-
-    def command(self, name: str, /, **arguments: object) -> None:
-        """A QMP command; its answer is not awaited."""
-        self.qmp.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
-
-    async def event(self, kind: type[Message], timeout_seconds: float) -> Message:
-        """The next event of a kind, which is taken out."""
-        async with asyncio.timeout(timeout_seconds):
-            while True:
-                for number, event in enumerate(self.events):
-                    if isinstance(event, kind):
-                        return self.events.pop(number)
-                await asyncio.sleep(0.01)
-
-    async def ended(self, timeout_seconds: float) -> bool:
-        deadline = time.monotonic() + timeout_seconds
-        while self.process.poll() is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        return self.process.poll() is not None
+        return await self.domain.channel.request(messages.BringUp("network", modules, wanted), 40)
 
 
 def _needed(card: str, module: str) -> bool:
@@ -178,57 +133,18 @@ def _needed(card: str, module: str) -> bool:
 
 @asynccontextmanager
 async def booted(image: Image, folder: Path, card: str = "e1000") -> AsyncGenerator[Agent]:
-    async with AsyncExitStack() as stack:
-        agent = _launch(image, folder, card, stack)
-        stack.push_async_callback(agent.heartbeats.close)
-        stack.push_async_callback(agent.channel.close)
-        agent.channel.start()
-        agent.heartbeats.start()
-        try:
-            yield agent
-        except BaseException:
-            print("console:", agent.console.read_text(errors="replace")[-6000:])
-            raise
-        assert not agent.violations
-
-
-def _launch(image: Image, folder: Path, card: str, stack: AsyncExitStack) -> Agent:
     suffix = secrets.token_hex(3)
-    host, wire = End(f"{suffix}h", IFF_VNET_HDR), End(f"{suffix}w", 0)
-    stack.callback(host.close)
-    stack.callback(wire.close)
-    ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
-    for end in (*ours, *theirs):
-        stack.callback(end.close)
-    handed = [end.fileno() for end in theirs]
-    console = folder / "console"
-    argv = [
-        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-accel", "tcg,tb-size=64", "-cpu", "max", "-m", "128", "-bios", "qboot.rom"),
-        *("-kernel", str(image.kernel.vmlinux), "-initrd", str(image.initramfs), "-append", ARGUMENTS),
-        *("-serial", f"file:{console}", "-global", "pci-device.romfile="),
-        *("-chardev", f"socket,id=qmp,fd={handed[2]}", "-mon", "chardev=qmp,mode=control"),
-        *("-device", "virtio-serial-pci"),
-        *("-chardev", f"socket,id=xpc,fd={handed[0]}", "-device", "virtserialport,chardev=xpc,name=nooks.xpc"),
-        *("-chardev", f"socket,id=beat,fd={handed[1]}", "-device", "virtserialport,chardev=beat,name=nooks.heartbeat"),
-        *("-netdev", f"tap,id=host,fd={host.tap}"),
-        *("-device", "virtio-net-pci,netdev=host,disable-modern=on,mrg_rxbuf=off"),
-        *("-netdev", f"tap,id=wire,fd={wire.tap}", "-device", f"{CARDS[card]},netdev=wire,id=card"),
-    ]
-    process = subprocess.Popen(argv, pass_fds=[*handed, host.tap, wire.tap], stdin=subprocess.DEVNULL)
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    events: list[Message] = []
-    beats: list[tuple[float, int, dict[str, int] | None, int]] = []
-    violations: list[ProtocolError] = []
-
-    def on_beat(count: int, counters: dict[str, int] | None, incarnation: int) -> None:
-        beats.append((time.monotonic(), count, counters, incarnation))
-
-    channel = Channel(ours[0].dup(), on_event=events.append, on_violation=violations.append)
-    heartbeats = HeartbeatReader(ours[1].dup(), on_beat=on_beat, on_violation=violations.append)
-    ours[2].sendall(b'{"execute": "qmp_capabilities"}')
-    return Agent(process, channel, heartbeats, host, wire, ours[2], console, events, beats, violations)
+    with ExitStack() as stack:
+        host, wire = End(f"{suffix}h", IFF_VNET_HDR), End(f"{suffix}w", 0)
+        stack.callback(host.close)
+        stack.callback(wire.close)
+        hardware = (
+            *("-netdev", f"tap,id=host,fd={host.tap}"),
+            *("-device", "virtio-net-pci,netdev=host,disable-modern=on,mrg_rxbuf=off"),
+            *("-netdev", f"tap,id=wire,fd={wire.tap}", "-device", f"{CARDS[card]},netdev=wire,id=card"),
+        )
+        async with bare_domain(image, folder, hardware, fds=[host.tap, wire.tap]) as domain:
+            yield Agent(domain, host, wire)
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -243,11 +159,11 @@ def test_life_on_a_kernel_of_32_bits(tmp_path: Path) -> None:
 def live(image: Image, tmp_path: Path, card: str) -> None:
     async def body() -> None:
         async with booted(image, tmp_path, card) as agent:
-            hello = await agent.event(messages.Hello, BOOT_SECONDS)
+            hello = await agent.domain.event(messages.Hello, BOOT_SECONDS)
             assert isinstance(hello, messages.Hello)
             assert hello.kernel == image.kernel.version
             with pytest.raises(RequestError, match=r"No such file.*none\.ko"):
-                await agent.channel.request(messages.BringUp("network", (messages.Module("none.ko"),), {}), 10)
+                await agent.domain.channel.request(messages.BringUp("network", (messages.Module("none.ko"),), {}), 10)
             reply = await agent.bring_up(card, image)
             assert (reply.driver, reply.readback["mac"], reply.refused) == (card, CARD_MAC, {})
             assert carrier(reply.state)
@@ -273,12 +189,12 @@ def carrier(state: DeviceState) -> bool:
 async def check_resume(agent: Agent, reply: messages.BringUpReply) -> None:
     for incarnation in (3, 4):
         started = time.monotonic()
-        resumed = await agent.resume(incarnation, reply.readback)
+        resumed = await agent.domain.resume(incarnation, reply.readback)
         print(f"resume took {1000 * (time.monotonic() - started):.1f} ms")
         assert (resumed.readback, resumed.refused, resumed.state) == (reply.readback, {}, reply.state)
     await asyncio.sleep(0.5)
-    assert agent.beats[-1][3] == 4
-    counters = [counters for _, _, counters, _ in agent.beats if counters]
+    assert agent.domain.beats[-1][3] == 4
+    counters = [counters for _, _, counters, _ in agent.domain.beats if counters]
     assert counters[-1].keys() == set(messages.COUNTERS)
 
 
@@ -301,47 +217,47 @@ async def check_filters(agent: Agent) -> None:
 
     assert not let_in(GROUP, False)
     assert not let_in(PEER_MAC, False)
-    assert (await agent.apply(multicast=(GROUP,))).readback["multicast"] == (GROUP,)
+    assert (await agent.domain.apply(multicast=(GROUP,))).readback["multicast"] == (GROUP,)
     assert let_in(GROUP, True)
-    assert (await agent.apply(multicast=())).readback["multicast"] == ()
+    assert (await agent.domain.apply(multicast=())).readback["multicast"] == ()
     assert not let_in(GROUP, False)
-    await agent.apply(allmulti=True)
+    await agent.domain.apply(allmulti=True)
     assert let_in(GROUP, True)
-    await agent.apply(allmulti=False, promisc=True)
+    await agent.domain.apply(allmulti=False, promisc=True)
     assert let_in(PEER_MAC, True)
-    await agent.apply(promisc=False)
+    await agent.domain.apply(promisc=False)
     assert not let_in(PEER_MAC, False)
-    changed = await agent.apply(mac="02:00:00:00:00:02", mtu=1400)
+    changed = await agent.domain.apply(mac="02:00:00:00:00:02", mtu=1400)
     assert (changed.readback["mac"], changed.readback["mtu"]) == ("02:00:00:00:00:02", 1400)
     await asyncio.sleep(0.2)
     assert let_in("02:00:00:00:00:02", True)
     assert not let_in(CARD_MAC, False)
-    vlans = await agent.apply(mac=CARD_MAC, mtu=1500, vlans=(5, 7))
+    vlans = await agent.domain.apply(mac=CARD_MAC, mtu=1500, vlans=(5, 7))
     await asyncio.sleep(0.2)
     if "vlans" in vlans.refused:
         return  # a card that VLANs are too long for
     assert vlans.readback["vlans"] == (5, 7)
     assert let_in(CARD_MAC, True, vlan=5)
-    assert (await agent.apply(vlans=())).readback["vlans"] == ()
+    assert (await agent.domain.apply(vlans=())).readback["vlans"] == ()
 
 
 async def check_refusals(agent: Agent) -> None:
-    refused = (await agent.apply(mtu=60000, coalesce__rx_usecs=3)).refused
+    refused = (await agent.domain.apply(mtu=60000, coalesce__rx_usecs=3)).refused
     assert set(refused) == {"mtu", "coalesce.rx_usecs"}
     with pytest.raises(RequestError, match="up already"):
-        await agent.channel.request(messages.BringUp("network", (), {}), 10)
-    found = await agent.channel.request(messages.Read(), 10)
+        await agent.domain.channel.request(messages.BringUp("network", (), {}), 10)
+    found = await agent.domain.channel.request(messages.Read(), 10)
     assert carrier(found.state)
     assert found.statistics["rx_packets"] > 0
 
 
 async def check_link_event(agent: Agent) -> None:
-    agent.events.clear()
-    agent.command("set_link", name="card", up=False)
-    lost = await agent.event(messages.Changed, 8)
+    agent.domain.events.clear()
+    agent.domain.command("set_link", name="card", up=False)
+    lost = await agent.domain.event(messages.Changed, 8)
     assert lost == messages.Changed(NetworkState(carrier=False))
-    agent.command("set_link", name="card", up=True)
-    found = await agent.event(messages.Changed, 8)
+    agent.domain.command("set_link", name="card", up=True)
+    found = await agent.domain.event(messages.Changed, 8)
     assert isinstance(found, messages.Changed)
     assert carrier(found.state)
 
@@ -349,25 +265,25 @@ async def check_link_event(agent: Agent) -> None:
 async def check_silence(agent: Agent) -> None:
     await asyncio.sleep(0.2)
     check_both_ways(agent)
-    await agent.channel.request(messages.Crash("silent"), 5)
+    await agent.domain.channel.request(messages.Crash("silent"), 5)
     await asyncio.sleep(0.1)
-    before = len(agent.beats)
+    before = len(agent.domain.beats)
     agent.wire.send(CARD_MAC, b"unheard")
     agent.host.send(PEER_MAC, b"unsaid", sender=CARD_MAC)
     assert not agent.host.receives(b"unheard", 1)
     assert not agent.wire.receives(b"unsaid", 1)
     await asyncio.sleep(0.3)
-    assert len(agent.beats) > before
+    assert len(agent.domain.beats) > before
 
 
 @pytest.mark.parametrize("how", ["panic", "oops", "agent", "leak"])
 def test_crashes_that_end_the_domain(image: Image, tmp_path: Path, how: str) -> None:
     async def body() -> None:
         async with booted(image, tmp_path) as agent:
-            await agent.event(messages.Hello, BOOT_SECONDS)
-            await agent.channel.request(messages.Crash(how), 5)
-            assert await agent.ended(10)
-            assert "Kernel panic" in agent.console.read_text(errors="replace")
+            await agent.domain.event(messages.Hello, BOOT_SECONDS)
+            await agent.domain.channel.request(messages.Crash(how), 5)
+            assert await agent.domain.ended(10)
+            assert "Kernel panic" in agent.domain.console.read_text(errors="replace")
 
     asyncio.run(body())
 
@@ -376,14 +292,14 @@ def test_crashes_that_end_the_domain(image: Image, tmp_path: Path, how: str) -> 
 def test_crashes_that_stop_the_processor(image: Image, tmp_path: Path, how: str) -> None:
     async def body() -> None:
         async with booted(image, tmp_path) as agent:
-            await agent.event(messages.Hello, BOOT_SECONDS)
+            await agent.domain.event(messages.Hello, BOOT_SECONDS)
             await asyncio.sleep(0.5)
-            assert len(agent.beats) >= 3
-            await agent.channel.request(messages.Crash(how), 5)
+            assert len(agent.domain.beats) >= 3
+            await agent.domain.channel.request(messages.Crash(how), 5)
             await asyncio.sleep(0.3)
-            before = len(agent.beats)
+            before = len(agent.domain.beats)
             await asyncio.sleep(0.7)
-            assert len(agent.beats) == before
-            assert agent.process.poll() is None
+            assert len(agent.domain.beats) == before
+            assert agent.domain.process.poll() is None
 
     asyncio.run(body())

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 AGENT_VERSION = "1"
-CLASSES = {"network": "nooks.agent.network"}
+CLASSES = {"network": "nooks.agent.network", "sound": "nooks.agent.sound"}
 _PORT_TIMEOUT_SECONDS = 10.0
 _PRIORITY = 1
 _RESYNC_TYPES = ("resume", "sync")

@@ -12,7 +12,7 @@ from nooks.xpc import checks
 from nooks.xpc.checks import Check
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.message import Message
-from nooks.xpc.settings import SPEED_UNKNOWN
+from nooks.xpc.settings import MAX_SETTINGS, SAMPLE_BYTES, SPEED_UNKNOWN, setting_key
 
 
 class DeviceState(Message):
@@ -41,7 +41,70 @@ class NetworkState(DeviceState):
     duplex: str = "unknown"
 
 
-STATES: Mapping[str, type[DeviceState]] = MappingProxyType({state.CLASS: state for state in (NetworkState,)})
+@dataclass(frozen=True)
+class StreamState(Message):
+    """How a sound card's stream is configured: ``rate`` in frames a second, ``period`` and ``buffer`` in frames."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "format": checks.choice(*SAMPLE_BYTES),
+        "channels": checks.integer(1, 32),
+        "rate": checks.integer(1000, 768000),
+        "rate_min": checks.integer(0, 2**32 - 1),
+        "rate_max": checks.integer(0, 2**32 - 1),
+        "period": checks.integer(1, 2**20),
+        "buffer": checks.integer(2, 2**24),
+    }
+
+    format: str
+    channels: int
+    rate: int
+    rate_min: int
+    rate_max: int
+    period: int
+    buffer: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes that one sample of every channel takes."""
+        return self.channels * SAMPLE_BYTES[self.format]
+
+
+@dataclass(frozen=True)
+class ElementState(Message):
+    """What a mixer element may be: ``count`` values from ``low`` to ``high``, or one of ``items`` where it has some."""
+
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "count": checks.integer(1, 128),
+        "low": checks.integer(-(2**31), 2**31 - 1),
+        "high": checks.integer(-(2**31), 2**31 - 1),
+        "items": checks.listing(checks.text(64), 256),
+    }
+
+    count: int
+    low: int
+    high: int
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SoundState(DeviceState):
+    """The card, its streams (None where it has none), and its mixer's elements by key where all was asked for."""
+
+    CLASS: ClassVar[str] = "sound"
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "card": checks.text(80),
+        "playback": checks.optional(StreamState.parse),
+        "capture": checks.optional(StreamState.parse),
+        "elements": checks.optional(checks.mapping(setting_key, ElementState.parse, MAX_SETTINGS)),
+    }
+
+    card: str
+    playback: StreamState | None
+    capture: StreamState | None
+    elements: dict[str, ElementState] | None = None
+
+
+STATES: Mapping[str, type[DeviceState]] = MappingProxyType({state.CLASS: state for state in (NetworkState, SoundState)})
 
 
 def parse_state(value: object) -> DeviceState:
