@@ -11,8 +11,10 @@ LAB := $(BIN)/nooks lab run --timeout 3600
 LAB_CARDS := --device e1000 --device i82557b --device pcnet --device usb-net
 LAB_GROUP := --device e1000 --device e1000,bridge=shared --device pcnet,bridge=shared
 IN_LAB := $(BIN)/pytest
+FUZZ_CARDS := 3c905b epic100
+FUZZ_SECONDS ?= 300
 
-.PHONY: help setup lock demo demo-picture test test-unit test-vm test-long test-lab test-lab-short lint format complexity clean
+.PHONY: help setup lock demo demo-picture test test-unit test-vm test-long fuzz test-lab test-lab-short lint format complexity clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -58,6 +60,12 @@ test-vm: setup ## tests on real domains
 
 test-long: setup ## tests that take minutes
 	$(AS_ROOT) $(BIN)/pytest tests/vm -m slow
+
+fuzz: setup ## look for messages that harm a device model, guided by coverage: FUZZ_SECONDS for each card
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-fuzz.lock
+	for card in $(FUZZ_CARDS); do \
+		$(BIN)/python tests/unit/fuzz_cards.py $$card -max_total_time=$(FUZZ_SECONDS) -max_len=2000 -timeout=20 || exit 1; \
+	done
 
 test-lab-short: setup ## one real card on an emulated PC, taken, failed and given back
 	$(AS_ROOT) $(LAB) --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from nooks.device import model
 from nooks.host.errors import InputError
 from nooks.spec import DeviceKind, DriverClass, Spec, parse_device
 
@@ -21,7 +22,7 @@ Flavour = Literal["amd64", "686"]
 OFFERED_CLASSES: frozenset[DriverClass] = frozenset({"network"})
 """The classes for which there is a shadow driver."""
 
-OFFERED_DEVICES: frozenset[DeviceKind] = frozenset({"emulated", "pci", "usb"})
+OFFERED_DEVICES: frozenset[DeviceKind] = frozenset({"emulated", "model", "pci", "usb"})
 """The kinds of devices that a domain can be given."""
 
 TABLE = Path(__file__).with_name("drivers.toml")
@@ -117,5 +118,6 @@ def complete(spec: Spec) -> tuple[Spec, Driver]:
     if parse_device(device).kind not in OFFERED_DEVICES:
         kinds = ", ".join(f"{kind}:" for kind in sorted(OFFERED_DEVICES))
         raise InputError(f"device {device} can't be used in a nook yet", f"use one that begins with {kinds}")
+    model.check(parse_device(device))
     driver = msgspec.structs.replace(driver, driver_class=wanted)
     return msgspec.structs.replace(spec, device=device, driver_class=wanted), driver

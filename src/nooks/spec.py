@@ -127,13 +127,23 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
 
     @property
     def plugged_late(self) -> bool:
-        """Whether the device is plugged into a domain only when that is to serve: no snapshot holds a real one."""
-        return self.real or self.restart.means == "hotplug"
+        """Whether the device is plugged into a domain only when that is to serve: snapshots hold none but emulated."""
+        return not self.emulated or self.restart.means == "hotplug"
 
     @property
     def real(self) -> bool:
         """Whether the device is a real one, which the host's own driver may have."""
         return self.parsed_device.kind in ("pci", "usb")
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the device is a part of the domain's QEMU."""
+        return self.parsed_device.kind == "emulated"
+
+    @property
+    def modelled(self) -> bool:
+        """Whether the device is a model of ours, in a process of its own."""
+        return self.parsed_device.kind == "model"
 
     @property
     def parsed_device(self) -> Device:

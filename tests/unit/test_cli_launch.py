@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from nooks import drivers
-from nooks.domain import qemu
+from nooks.domain import emulator, qemu
 from nooks.drivers import Driver
 from nooks.host import cgroup
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
@@ -331,7 +331,7 @@ def test_the_emulator_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(launch, "check_emulator", CHECK_EMULATOR)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked: list[str] = []
-    monkeypatch.setattr(qemu, "version_text", lambda: "a build")
+    monkeypatch.setattr(emulator, "version_text", lambda: "a build")
     monkeypatch.setattr(qemu, "check_version", lambda: asked.append("version"))
     monkeypatch.setattr(qemu, "check_device", lambda model, hardware: asked.append(model))  # type: ignore[reportUnknownLambdaType]
     complete, _ = drivers.complete(spec())
@@ -339,7 +339,7 @@ def test_the_emulator_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     launch.check_emulator(complete)
     assert asked == ["version", "e1000"]
     launch.check_emulator(drivers.complete(spec(driver="e100"))[0])
-    monkeypatch.setattr(qemu, "version_text", lambda: "another")
+    monkeypatch.setattr(emulator, "version_text", lambda: "another")
     launch.check_emulator(complete)
     assert asked == ["version", "e1000", "i82557b", "version", "e1000"]
 

@@ -36,7 +36,7 @@ def key() -> str:
 
 
 def test_a_snapshot_is_for_one_processor(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nooks.domain.qemu.version_text", lambda: "")
+    monkeypatch.setattr("nooks.domain.emulator.version_text", lambda: "")
     before = key()
     cpuinfo.write_text(CPUINFO.replace("2445.426", "3000.0"))
     assert key() == before, "its clock does not matter"

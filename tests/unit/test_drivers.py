@@ -62,9 +62,17 @@ def test_classes() -> None:
         drivers.complete(spec(driver="snd-sb16", device="emulated:sb16", class_="sound"))
 
 
-def test_devices_that_no_domain_takes_yet() -> None:
-    with pytest.raises(InputError, match="model:epic100 can't be used in a nook yet"):
-        drivers.complete(spec(driver="e1000", device="model:epic100"))
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [
+        ("model:epic10", "there is no device model 'epic10'; perhaps model:epic100 was meant"),
+        ("model:zx81", "there is no device model 'zx81'; there are "),
+        ("model:epic100,mac=1", "the device model epic100 has no option 'mac'"),
+    ],
+)
+def test_device_models_that_there_are_not(device: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        drivers.complete(spec(driver="epic100", device=device))
 
 
 def test_completing_twice_changes_nothing() -> None:

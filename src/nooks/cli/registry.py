@@ -83,6 +83,11 @@ COMMANDS: dict[str, Entry] = {
         "Change the live code of a nook's driver.",
         ("nooks inject nic0 --type mixed --count 5 --seed 7", "nooks inject nic0 --type double-free"),
     ),
+    "hardware": Entry(
+        "nooks.cli.hardware:hardware",
+        "List our own device models, and make one misbehave.",
+        ("nooks hardware models", "nooks hardware misbehave nic0 lost-interrupt", "nooks hardware misbehave nic0 none"),
+    ),
     "demo": Entry("nooks.cli.experiments:demo", "Crash a driver while applications use it.", ("nooks demo",)),
     "bench": Entry(
         "nooks.cli.experiments:bench",

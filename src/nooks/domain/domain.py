@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nooks.domain.console import Console
 from nooks.domain.monitor import Event, Monitor, MonitorError
@@ -154,6 +155,9 @@ class Domain:
             for kind, path in (("vmlinux", plan.vmlinux), ("initramfs", plan.initramfs)):
                 descriptors[kind] = os.open(path, os.O_RDONLY)
                 theirs.callback(os.close, descriptors[kind])
+            if (emulator := plan.emulator.open()) is not None:
+                descriptors["emulator"] = emulator
+                theirs.callback(os.close, emulator)
             stderr, stderr_theirs = os.pipe()
             ours.callback(os.close, stderr)
             os.set_blocking(stderr_theirs, False)  # a QEMU that has much to say must not stop for want of a reader
@@ -169,7 +173,7 @@ class Domain:
                         shared=shared,
                     ),
                 ],
-                pass_fds=list(descriptors.values()),
+                pass_fds=[*descriptors.values(), *plan.inherited],
                 stderr=stderr_theirs,
                 confinement=Confinement(
                     user_id=jail.user_id,
@@ -216,7 +220,7 @@ class Domain:
         """Let the domain's CPU stand still (``stop``), until ``run``. Raises MonitorError."""
         await self._monitor.execute("stop")
 
-    async def plug(self, device: Mapping[str, str]) -> None:
+    async def plug(self, device: Mapping[str, Any]) -> None:
         """Plug a device in while the domain runs or stands still (``device_add``). Raises MonitorError."""
         await self._monitor.execute("device_add", **device)
 
@@ -243,8 +247,12 @@ class Domain:
         """
         await self._monitor.execute("migrate-set-capabilities", capabilities=MEMORY_STAYS)
         await self._monitor.execute("migrate-set-parameters", **{"max-bandwidth": 10**11})
-        await self._monitor.give_descriptor("state", descriptor)
-        await self._monitor.execute("migrate", uri="fd:state")
+        writable = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            uri = await self._monitor.give_file("state", writable)
+        finally:
+            os.close(writable)
+        await self._monitor.execute("migrate", uri=uri)
         async with asyncio.timeout(LOAD_SECONDS):
             while True:
                 facts = await self._monitor.execute("query-migrate")
@@ -320,11 +328,11 @@ class Domain:
         await self._monitor.execute("migrate-set-capabilities", capabilities=MEMORY_STAYS)
         state = snapshot.open_state()
         try:
-            await self._monitor.give_descriptor("state", state)
+            uri = await self._monitor.give_file("state", state)
         finally:
             os.close(state)
         await self._monitor.execute("migrate-set-parameters", **{"announce-rounds": 0})
-        await self._monitor.execute("migrate-incoming", uri="fd:state")
+        await self._monitor.execute("migrate-incoming", uri=uri)
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 while await self.status() == "inmigrate":

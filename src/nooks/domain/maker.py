@@ -79,7 +79,7 @@ class DomainMaker:
         """A domain that is ready and stands still; ``spare``: made in the background, with low priority.
 
         A spare whose memory will be pinned gets it all now: pinning undoes copy-on-write, page by page, and nobody is
-        to wait for that.
+        to wait for that. A memory that a device model is to reach is no copy-on-write one at all.
         """
         ready = await self.ready_snapshot(attachments)
         return await Domain.launch(
@@ -90,7 +90,7 @@ class DomainMaker:
             snapshot=ready,
             paused=True,
             niceness=PREPARING_NICENESS if spare else 0,
-            keep_memory=spare and self.plan.pinned,
+            keep_memory=self.plan.shared or (spare and self.plan.pinned),
         )
 
     async def restore_to_keep(self, attachments: Mapping[str, int]) -> Domain:

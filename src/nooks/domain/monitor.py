@@ -20,6 +20,10 @@ COMMAND_SECONDS = 20.0
 """Deadline of one command: QEMU's main loop answers in milliseconds unless the host is starved."""
 
 
+_FILE_URI_VERSION = (8, 2)
+"""The first QEMU whose migration takes files by ``file:``."""
+
+
 class MonitorError(NooksError):
     """QEMU did not answer, or refused a command."""
 
@@ -68,6 +72,23 @@ class Monitor:
         """Hand a copy of ``descriptor`` to QEMU for good (add-fd); its number there. Raises MonitorError."""
         self._client.send_fd_scm(descriptor)
         return int((await self.execute("add-fd"))["fd"])
+
+    async def give_file(self, name: str, descriptor: int) -> str:
+        """Hand a copy of a file's descriptor to QEMU; returns the URI by which migration writes or reads it.
+
+        It must be open for just one of both. Since QEMU 9.1 ``fd:`` takes pipes and sockets alone (its
+        docs/about/removed-features.rst).
+        """
+        if self._files_by_fd():
+            await self.give_descriptor(name, descriptor)
+            return f"fd:{name}"
+        self._client.send_fd_scm(descriptor)
+        return f"file:/dev/fdset/{(await self.execute('add-fd'))['fdset-id']}"
+
+    def _files_by_fd(self) -> bool:
+        greeting = self._client.greeting
+        version: Any = greeting.QMP.version["qemu"] if greeting is not None else {"major": 0, "minor": 0}
+        return (version["major"], version["minor"]) < _FILE_URI_VERSION
 
     async def close(self) -> None:
         """End the session; QEMU itself goes on. Safe to call twice."""

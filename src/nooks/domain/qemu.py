@@ -2,18 +2,17 @@
 
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from nooks.domain.accel import Accelerator
+from nooks.domain.emulator import PROGRAM, SYSTEM, Emulator, program, version
 from nooks.host.errors import InputError, MachineError
 from nooks.host.process import ProcessError, run
 
 MINIMUM_VERSION = (7, 2)
-PROGRAM = "qemu-system-x86_64"
 FIRMWARE = "qboot.rom"
 FIRMWARE_DIRECTORIES = (Path("/usr/share/qemu"), Path("/usr/share/qboot"), Path("/usr/local/share/qemu"))
 
@@ -47,8 +46,10 @@ class Plan:
 
     ``hardware`` are QEMU arguments in which ``{name}`` stands for a descriptor that the launcher hands over.
     ``snapshottable`` is false if a device of the plan cannot be part of a snapshot. ``pinned``: a device will be
-    plugged in that reaches all memory by DMA, so that the memory is locked (VFIO). ``guest_arguments`` are added to
-    the kernel's command line. ``memory_bytes`` is the guest's memory.
+    plugged in that reaches all memory by DMA, so that the memory is locked (VFIO). ``shared``: one that another process
+    serves will be, which maps the same memory (vfio-user). ``inherited`` are descriptors, the caller's, that every
+    domain gets under the same numbers. ``guest_arguments`` are added to the kernel's command line. ``memory_bytes`` is
+    the guest's memory.
     """
 
     vmlinux: Path
@@ -59,13 +60,16 @@ class Plan:
     accelerator: Accelerator
     snapshottable: bool = True
     pinned: bool = False
+    shared: bool = False
+    inherited: tuple[int, ...] = ()
     debug: bool = False
     guest_arguments: str = ""
+    emulator: Emulator = SYSTEM
 
     def key(self, extra: str = "") -> str:
         """The snapshot's key: a hash over all that must agree between the one who took it and the one who uses it."""
         parts = (
-            version_text(),
+            self.emulator.identity,
             self.image_digest,
             str(self.memory_bytes),
             *self.hardware,
@@ -77,31 +81,6 @@ class Plan:
             extra,
         )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def program() -> str:
-    """The path of QEMU. Raises MachineError if it is missing."""
-    found = shutil.which(PROGRAM)
-    if found is None:
-        raise MachineError(f"{PROGRAM} is missing", "apt-get install qemu-system-x86")
-    return found
-
-
-@cache
-def version_text() -> str:
-    """What identifies this QEMU build: its path, size and time of change (asking it would take 50 ms)."""
-    path = Path(program()).resolve()
-    status = path.stat()
-    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
-
-
-def version() -> tuple[int, int]:
-    """QEMU's version, major and minor. Raises MachineError if it does not tell."""
-    said = run([program(), "--version"], timeout_seconds=20).stdout
-    match = re.search(r"version (\d+)\.(\d+)", said)
-    if match is None:
-        raise MachineError(f"{PROGRAM} --version says {said[:80]!r}", "apt-get install --reinstall qemu-system-x86")
-    return int(match[1]), int(match[2])
 
 
 def check_version() -> None:
@@ -151,13 +130,14 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
     """QEMU's command line.
 
     ``descriptors`` has ``memory``, ``vmlinux``, ``initramfs``, ``qmp``, ``xpc``, ``heartbeat``, ``console``, with
-    ``debug`` if the plan says so, and every name that the plan's hardware uses.
+    ``debug`` and ``emulator`` if the plan says so, and every name that the plan's hardware uses.
     ``shared`` maps the memory shared (to make a snapshot), else copy-on-write.
     """
     size = f"{plan.memory_bytes >> 20}M"
     share = "on" if shared else "off"
+    place = f"/proc/self/fd/{descriptors['emulator']}" if "emulator" in descriptors else None
     argv = [
-        program(),
+        *plan.emulator.command(place),
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
         *("-sandbox", SANDBOX),

@@ -20,6 +20,8 @@ def new_memory(size_bytes: int) -> int:
     """A fresh memory file for a domain that boots cold; the descriptor is the caller's."""
     descriptor = os.memfd_create("nooks-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size_bytes)
+    # Whoever else maps it must not be hurt by a domain that shortens it.
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return descriptor
 
 

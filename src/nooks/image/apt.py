@@ -53,7 +53,10 @@ Dir::Log "{root}";
 _OTHER_SUITE = """\
 Dir::Etc::sourcelist "{root}/sources.list";
 Dir::Etc::sourceparts "/dev/null";
+APT::Default-Release "{suite}";
 """
+
+_BACKPORTS = "-backports"
 
 _DEBIAN = "Debian"
 _DEBIAN_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")  # of the package debian-archive-keyring
@@ -93,6 +96,7 @@ class Archive:
     """The package archive as seen by one Debian architecture (``amd64``, ``i386``).
 
     It has the machine's own suites, or instead ``suite``, another release of Debian, from the machine's own mirrors.
+    A suite of backports (``trixie-backports``) comes with the release that it is for, and goes before it.
     """
 
     def __init__(self, architecture: str, progress: Progress = quiet, suite: str = "") -> None:
@@ -139,6 +143,20 @@ class Archive:
             raise self._missing(f"{prefix}*")
         return names
 
+    def closure(self, name: str, wanted: re.Pattern[str]) -> list[Package]:
+        """A package and those that it depends on, as apt would install them on an empty system.
+
+        Only those whose names match ``wanted``, the package itself first. Raises ArchiveError.
+        """
+        try:
+            said = self._run("apt-get", "-qq", "--simulate", "--no-install-recommends", "install", name)[0]
+            names = [found for found in re.findall(r"^Inst (\S+)", said, re.MULTILINE) if wanted.fullmatch(found)]
+            text = self._run("apt-cache", "show", "--no-all-versions", *names)[0]
+        except ProcessError as error:
+            raise self._missing(name) from error
+        packages = [_package(fields) for fields in _paragraphs(text) if fields.get("Package") in names]
+        return sorted(packages, key=lambda package: package.name != name)
+
     def unpack(self, packages: Sequence[Package], into: Path) -> None:
         """Download packages (apt verifies them) and unpack their files into a directory.
 
@@ -169,7 +187,7 @@ class Archive:
             (self._root / folder).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
         text = _CONFIGURATION + (_OTHER_SUITE if self._suite else "")
-        text = text.format(architecture=self.architecture, root=self._root)
+        text = text.format(architecture=self.architecture, root=self._root, suite=self._suite)
         configuration = self._root / "apt.conf"
         if not configuration.exists() or configuration.read_text() != text:
             cache.write_file(configuration, text)
@@ -220,10 +238,14 @@ def _sources(suite: str) -> str:
     targets = run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]).stdout.splitlines()
     known = [target.split() for target in targets if target.startswith(f"{_DEBIAN} ") and target.endswith(" main")]
     options = f"[signed-by={_DEBIAN_KEYS}] " if _DEBIAN_KEYS.exists() else ""
+    base = suite.removesuffix(_BACKPORTS)
     lines: dict[str, None] = {}
     for _, uri, release, component in known:
         pocket = release[release.index("-") :] if "-" in release else ""
-        lines[f"deb {options}{uri} {suite}{pocket} {component}\n"] = None
+        if pocket != _BACKPORTS:
+            lines[f"deb {options}{uri} {base}{pocket} {component}\n"] = None
+        if not pocket and suite != base:
+            lines[f"deb {options}{uri} {suite} {component}\n"] = None
     return "".join(lines)
 
 

@@ -45,8 +45,19 @@ def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dic
         "base_order": list(image.base_order),
         "load_order": list(image.load_order),
         "parameters": {driver.module: driver.parameters},
+        "emulator": _emulator(spec, progress),
         "module_files": _module_files(resolved, image.load_order) if spec.debug else {},
     }
+
+
+def _emulator(spec: Spec, progress: Progress) -> str | None:
+    """The directory of the emulator that the nook's domains run on; None for the distribution's. Raises NooksError."""
+    if not spec.modelled:
+        return None
+    from nooks.image import emulator
+
+    found = emulator.with_vfio_user(progress).directory
+    return str(found) if found is not None else None
 
 
 def _module_files(kernel: "Kernel", names: Iterable[str]) -> dict[str, str]:
@@ -74,10 +85,10 @@ def check_emulator(spec: Spec) -> None:
     Raises MachineError or InputError.
     """
     from nooks.device.emulated import network_trial
-    from nooks.domain import qemu
+    from nooks.domain import emulator, qemu
     from nooks.host import cache
 
-    path, build, device = cache_dir() / "qemu.json", qemu.version_text(), spec.parsed_device
+    path, build, device = cache_dir() / "qemu.json", emulator.version_text(), spec.parsed_device
     record: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         record = json.loads(path.read_bytes())

@@ -25,6 +25,7 @@ def commands(nook: Nook) -> dict[str, Command]:
         "set": _set,
         "crash": _crash,
         "metrics": _metrics,
+        "misbehave": _misbehave,
     }
     injecting = Injecting(nook)
     own: dict[str, Command] = {"inject": injecting.inject, "injected": injecting.injected}
@@ -105,10 +106,18 @@ def _stray_dma(nook: Nook) -> tuple[Register, ...]:
     if not driver.stray_dma:
         what = f"it is not known how to make a card of {driver.name} reach outside its domain's memory"
         raise InputError(what, "add stray_dma to its row in drivers.toml")
-    if nook.spec.parsed_device.kind != "pci":
+    if nook.spec.parsed_device.kind not in ("pci", "model"):
         fix = "use a real card (nooks attach), which the IOMMU holds back"
         raise StateError(f"{nook.spec.device} has nobody who could refuse it that", fix)
     return tuple(Register(each.bar, each.offset, each.size, each.value) for each in driver.stray_dma)
+
+
+async def _misbehave(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    if nook.model is None:
+        raise InputError(f"{nook.spec.name} has no device model", "only a nook with a device model:NAME can do that")
+    kind = str(arguments.get("kind"))
+    await nook.model.ask("misbehave", kind=kind, lasting=bool(arguments.get("lasting")))
+    return {"name": nook.spec.name, "kind": kind}
 
 
 async def _metrics(nook: Nook, arguments: Arguments) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class NetworkSide:
     @staticmethod
     def hardware(spec: Spec) -> tuple[str, ...]:
         """QEMU's arguments for what leads out of the domain: to the interface, and an emulated card's cable."""
-        return (*host_side_network(), *(() if spec.real else NETWORK_CABLE))
+        return (*host_side_network(), *(NETWORK_CABLE if spec.emulated else ()))
 
     @staticmethod
     def emulated_device(spec: Spec) -> dict[str, str]:
@@ -142,9 +142,13 @@ class NetworkSide:
         device = spec.parsed_device
         return network_card(device.model, device.options)
 
+    def model_ends(self) -> dict[str, int]:
+        """What a device model of ours is handed, by the names that it knows: its end of the cable."""
+        return {"cable": self.wire.queue_fds[0]} if self.wire is not None else {}
+
     def _descriptors(self, bay: int) -> Mapping[str, int]:
         """A bay is a queue of the interface and one of the wire."""
-        cable = {} if self.wire is None else {"wire": self.wire.queue_fds[bay]}
+        cable = {"wire": self.wire.queue_fds[bay]} if self.wire is not None and self._spec.emulated else {}
         return {"host": self.endpoint.queue_fds[bay], **cable}
 
     @contextlib.contextmanager
@@ -158,7 +162,7 @@ class NetworkSide:
         """Frames that waited go to the new domain; on the wire they are lost, as on any cable, or moved as well."""
         host = self.endpoint.switch(bay)
         facts = {"moved": host.moved, "lost": host.lost}
-        if self.wire is not None:
+        if self.wire is not None and self._spec.emulated:
             wire = self.wire.switch(bay)
             facts |= {"wire_moved": wire.moved, "wire_lost": wire.lost}
         return facts

@@ -46,6 +46,7 @@ from nooks.xpc.messages import BringUpReply
 
 if TYPE_CHECKING:
     from nooks.nook.held import Held
+    from nooks.nook.model import ModelDevice
 
 POSTMORTEM_DELAY_SECONDS = 0.1
 """The post-mortem is written when the next incarnation serves, not while applications wait for it."""
@@ -83,6 +84,7 @@ class Nook:
         self._next_image = image
         self._ledger = ledger
         self._held: Held | None = None
+        self.model: ModelDevice | None = None
         self._clock = SystemClock()
         self.journal = Journal(spec.name)
         self._tracker = ObjectTracker(spec.name)
@@ -113,10 +115,15 @@ class Nook:
             report=self._report,
         )
         self._tracker.own("endpoint", self.side.close)
-        held = self._held
-        self.watcher = Watcher(self._clock, self._report, self.side, held.detectors if held is not None else ())
-        device = held.device if held is not None else None
-        self._plans = Plans(spec, of_class, self._jail, self.watcher, device)
+        if spec.modelled:
+            self.model = self._plug_model_in(adopting=adopting)
+            self._tracker.own("model", self.model.close)
+        held, made = self._held, self.model
+        detectors = held.detectors if held is not None else made.detectors if made is not None else ()
+        self.watcher = Watcher(self._clock, self._report, self.side, detectors)
+        late = held.device if held is not None else made
+        inherited = (made.path,) if made is not None else ()
+        self._plans = Plans(spec, of_class, self._jail, self.watcher, late, inherited)
         maker = await self._plans.maker(self.image)
         plugging = self._plans.plugging(lambda: self._next_image, self._came_up)
         self.restarter = DomainRestarter(
@@ -223,6 +230,23 @@ class Nook:
         (nook_dir(self.spec.name) / claims.IMAGE).write_text(json.dumps(self.image, indent=1))
 
     # -- parts -------------------------------------------------------------------------------------------------
+
+    def _plug_model_in(self, *, adopting: bool) -> "ModelDevice":
+        """The card of a nook that has a model of ours."""
+        from nooks.nook.model import ModelDevice, Starting
+
+        name, directory = self.spec.name, nook_dir(self.spec.name)
+        ends = self.side.model_ends()
+        starting = Starting(
+            name,
+            self.spec.parsed_device.model,
+            directory,
+            ends=ends,
+            user_id=self._jail.user_id,
+            network=self._jail.network,
+        )
+        make = ModelDevice.adopt if adopting else ModelDevice.open
+        return make(name, self._ledger, self._clock, self._report, starting)
 
     def _came_up(self, reply: BringUpReply) -> None:
         self.restarter.maker.facts = reply.to_payload()

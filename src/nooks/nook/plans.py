@@ -9,6 +9,7 @@ from nooks.device import passthrough
 from nooks.device.emulated import as_argument
 from nooks.domain import accel
 from nooks.domain.domain import Domain, Jail
+from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.domain.maker import DomainMaker
 from nooks.domain.probe import working_accelerator
 from nooks.domain.qemu import Plan
@@ -25,16 +26,23 @@ PREPARE_SECONDS = 10.0
 
 
 class Plans:
-    """Makers of one nook's domains. ``real`` is its device, if that is a real one."""
+    """Makers of one nook's domains. ``late`` is its device, if that is a thing of its own; ``inherited`` lead to it."""
 
     def __init__(
-        self, spec: Spec, side: type[ClassSide], jail: Jail, listener: Listener, real: LateDevice | None
+        self,
+        spec: Spec,
+        side: type[ClassSide],
+        jail: Jail,
+        listener: Listener,
+        late: LateDevice | None,
+        inherited: tuple[int, ...] = (),
     ) -> None:
         self._spec = spec
         self._side = side
         self._jail = jail
         self._listener = listener
-        self._real = real
+        self._late = late
+        self._inherited = inherited
 
     async def maker(self, image: dict[str, Any]) -> DomainMaker:
         """A maker of domains with the driver of ``image``, on the accelerator that works here. Raises NooksError."""
@@ -47,6 +55,9 @@ class Plans:
             hardware=(*self._side.hardware(spec), *self._device_arguments()),
             accelerator=accel.tcg(),
             pinned=spec.parsed_device.kind == "pci",
+            shared=spec.modelled,
+            inherited=self._inherited,
+            emulator=Emulator(Path(image["emulator"])) if image.get("emulator") else SYSTEM,
             debug=spec.debug,
         )
         plan = replace(plan, accelerator=await working_accelerator(plan, self._jail))
@@ -61,7 +72,7 @@ class Plans:
         """How domains get a device that they don't have from the start; None if they do. ``image``: the next one's."""
         if not self._spec.plugged_late:
             return None
-        device = self._real or EmulatedDevice(self._side.emulated_device(self._spec))
+        device = self._late or EmulatedDevice(self._side.emulated_device(self._spec))
         return Plugging(device, lambda: _bring_up(self._spec, image()), came_up)
 
     async def rehearse(self, spare: Incarnation, image: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ class LateDevice(Protocol):
         """
         ...
 
-    def properties(self) -> Mapping[str, str]:
+    def properties(self) -> Mapping[str, Any]:
         """The device as QEMU's ``device_add`` takes it; to be asked after ``make_ready``."""
         ...
 

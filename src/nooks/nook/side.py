@@ -66,6 +66,10 @@ class ClassSide(Protocol):
         """The properties of an emulated device of this class."""
         ...
 
+    def model_ends(self) -> Mapping[str, int]:
+        """The descriptors that a device model of ours is connected to, by the names that its process knows."""
+        ...
+
     def launching(self, bay: int, *, serving: bool) -> AbstractContextManager[Mapping[str, int]]:
         """Around everything that starts a domain in ``bay``; see Bays."""
         ...

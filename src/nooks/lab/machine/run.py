@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nooks.domain.qemu import PROGRAM
+from nooks.domain.emulator import PROGRAM
 from nooks.host import paths
 from nooks.host.errors import InputError, NooksError
 from nooks.host.process import Process, spawn

@@ -1,0 +1,93 @@
+"""One card's process: ``python -m nooks.hardware.card MODEL``, with descriptors for all that it touches.
+
+It serves one domain after the other, and ends when nobody holds the other end of its control connection.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from nooks.hardware.confinement import confine
+from nooks.hardware.control import Control
+from nooks.hardware.epic100 import Epic100
+from nooks.hardware.etherlink import EtherLink
+from nooks.hardware.loop import Loop
+from nooks.hardware.misbehaviour import Kind, Misbehaviour
+from nooks.hardware.network import NetworkCardFactory
+from nooks.hardware.server import Server
+
+NETWORK_CARDS: dict[str, NetworkCardFactory] = {"3c905b": EtherLink, "epic100": Epic100}
+"""Cards by the names that specifications use (``model:NAME``)."""
+
+
+class Card:
+    """A model, its server and its connection to the nook."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._loop = Loop()
+        factory = NETWORK_CARDS[options.model]
+        self._function = factory(self._loop, self._refused, options.cable_fd, options.serial)
+        handlers = {"state": self._state, "misbehave": self._misbehave}
+        self._control = Control(socket.socket(fileno=options.control_fd), handlers, self._loop.stop)
+        self._loop.add(self._control.fileno(), self._control.serve)
+        self._server = Server(self._loop, socket.socket(fileno=options.listener_fd), self._function, self._changed)
+        self._misbehaviour = Misbehaviour(self._function, self._server)
+        self._told = 0
+
+    def run(self) -> None:
+        """Until nobody needs the card any more."""
+        self._loop.run()
+        self._server.close()
+        self._function.close()
+
+    def _refused(self, address: int, size: int, access: str) -> None:
+        """Told once a client: a card that goes astray does so thousands of times a second."""
+        if not self._told:
+            self._control.tell("refused", address=address, size=size, access=access)
+        self._told += 1
+
+    def _changed(self, connected: bool) -> None:
+        self._told = 0
+        self._control.tell("connected" if connected else "disconnected")
+
+    def _state(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "connected": self._server.connected,
+            "absent": self._server.absent,
+            "misbehaviour": self._misbehaviour.kind,
+            "refused": self._function.memory.refusals,
+        }
+
+    def _misbehave(self, request: dict[str, Any]) -> dict[str, Any]:
+        kind = Kind(request["kind"])
+        self._misbehaviour.begin(kind, lasting=bool(request.get("lasting")))
+        if kind in (Kind.PULLED, Kind.NONE):
+            self._control.tell("absent" if self._server.absent else "present")
+        return {"kind": kind}
+
+
+def main() -> int:
+    """The process's entry point."""
+    parser = argparse.ArgumentParser(prog="nooks.hardware.card")
+    parser.add_argument("model", choices=sorted(NETWORK_CARDS))
+    for name in ("listener", "control", "cable"):
+        parser.add_argument(f"--{name}-fd", type=int, required=True)
+    parser.add_argument("--serial", default="")
+    parser.add_argument("--user-id", type=int)
+    parser.add_argument("--network-fd", type=int, default=-1)
+    parser.add_argument("--address-space-bytes", type=int, default=0)
+    options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir("/")
+    card = Card(options)
+    if options.user_id is not None:
+        confine(options.user_id, options.network_fd, options.address_space_bytes)
+    card.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

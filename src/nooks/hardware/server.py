@@ -1,0 +1,403 @@
+"""Serves one PCI function by vfio-user: one client at a time, the next one when the last is gone.
+
+A client is mistrusted. Whatever it sends, at worst it is told an errno or is disconnected.
+"""
+
+import array
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from nooks.hardware import protocol
+from nooks.hardware.loop import Loop
+from nooks.hardware.pci import CONFIG_BYTES, PciFunction
+from nooks.hardware.protocol import (
+    ACCESS,
+    CONFIG_REGION,
+    HEADER,
+    MAX_TRANSFER_BYTES,
+    MESSAGE_BYTES_MAX,
+    NO_REPLY,
+    READ_REPLY,
+    REPLY,
+    TYPE_MASK,
+    Command,
+    DeviceFlags,
+    DmaFlags,
+    RegionFlags,
+)
+
+_BUFFER_BYTES = 4 * MESSAGE_BYTES_MAX
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * protocol.DESCRIPTORS_MAX)
+_MESSAGES_PER_TURN = 64
+
+_READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
+_HEADER_BYTES, _ACCESS_BYTES = HEADER.size, ACCESS.size
+
+
+class Violation(Exception):  # noqa: N818 - what a client did
+    """A client does not keep to the protocol so badly that nothing more can be understood."""
+
+
+class Server:
+    """Accepts clients for ``function`` on a listening socket. ``changed`` is told whether there is one."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: socket.socket,
+        function: PciFunction,
+        changed: Callable[[bool], None] = lambda connected: None,
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._function = function
+        self._changed = changed
+        self._client: Client | None = None
+        self._absent = False
+        listener.setblocking(False)
+        loop.add(listener.fileno(), self._accept)
+
+    @property
+    def absent(self) -> bool:
+        """Whether the card is pulled out of its slot."""
+        return self._absent
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a client."""
+        return self._client is not None
+
+    def pull(self) -> None:
+        """The card is pulled out: the client loses it, and the next one waits until ``put_back``."""
+        self._absent = True
+        self._loop.remove(self._listener.fileno())
+        self.drop()
+
+    def put_back(self) -> None:
+        """The card is in its slot again, as after power-on."""
+        if self._absent:
+            self._absent = False
+            self._function.reset_function()
+            self._listen()
+
+    def drop(self) -> None:
+        """Disconnect the client, if there is one."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            self._loop.remove(client.fileno())
+            client.close()
+            self._function.disconnect()
+            self._changed(False)
+            self._listen()
+
+    def close(self) -> None:
+        """End for good; the listening socket is closed as well."""
+        self.drop()
+        self._loop.remove(self._listener.fileno())
+        self._listener.close()
+
+    def _listen(self) -> None:
+        if self._client is None and not self._absent:
+            self._loop.remove(self._listener.fileno())
+            self._loop.add(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        self._loop.remove(self._listener.fileno())
+        self._client = Client(connection, self._function)
+        self._loop.add(connection.fileno(), self._serve)
+        self._changed(True)
+
+    def _serve(self) -> None:
+        client = self._client
+        if client is None:
+            return
+        try:
+            client.serve()
+        except (Violation, OSError):
+            if self._client is client:
+                self.drop()
+
+
+class Client:
+    """One connection. ``serve`` raises Violation or OSError when it is to be dropped."""
+
+    def __init__(self, connection: socket.socket, function: PciFunction) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._function = function
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._have = 0
+        self._descriptors: list[int] = []
+        self._greeted = False
+        self._handlers: dict[int, Callable[[memoryview, list[int]], bytes]] = {
+            Command.VERSION: self._version,
+            Command.DMA_MAP: self._dma_map,
+            Command.DMA_UNMAP: self._dma_unmap,
+            Command.DEVICE_GET_INFO: self._device_info,
+            Command.DEVICE_GET_REGION_INFO: self._region_info,
+            Command.DEVICE_GET_IRQ_INFO: self._irq_info,
+            Command.DEVICE_SET_IRQS: self._set_irqs,
+            Command.DEVICE_RESET: self._reset,
+            Command.REGION_WRITE_MULTI: self._write_multi,
+        }
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._close_descriptors()
+        self._socket.close()
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Take what has arrived and answer it."""
+        try:
+            count, ancillary, flags, _ = self._socket.recvmsg_into(
+                [self._view[self._have :]], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        if ancillary:
+            self._take_descriptors(ancillary)
+        if flags & socket.MSG_CTRUNC or len(self._descriptors) > protocol.DESCRIPTORS_MAX:
+            raise Violation("too many descriptors")
+        if not count:
+            raise Violation("the client has gone")
+        self._consume(self._have + count)
+
+    def _consume(self, end: int) -> None:
+        """Deal with every whole message in the buffer's first ``end`` bytes; the rest waits for more."""
+        at = 0
+        while end - at >= _HEADER_BYTES:
+            message_id, command, size, flags, _ = HEADER.unpack_from(self._buffer, at)
+            if not _HEADER_BYTES <= size <= MESSAGE_BYTES_MAX:
+                raise Violation(f"a message of {size} bytes")
+            if end - at < size:
+                break
+            body = at + _HEADER_BYTES
+            at += size
+            # Descriptors come with the last bytes of one reading (unix(7)), so with this message or a later one.
+            self._answer(message_id, command, flags, body, at, last=at == end)
+        self._buffer[: end - at] = self._buffer[at:end]
+        self._have = end - at
+
+    def _answer(self, message_id: int, command: int, flags: int, body: int, end: int, *, last: bool) -> None:
+        if flags & TYPE_MASK:
+            raise Violation("a reply to nothing")
+        try:
+            if command == _READ:
+                reply = self._region_read(message_id, body, end)
+            elif command == _WRITE:
+                reply = self._region_write(message_id, body, end)
+            else:
+                reply = protocol.answer(message_id, command, self._handle(command, body, end, last=last))
+        except OSError as error:
+            reply = protocol.refusal(message_id, command, error.errno or errno.EINVAL)
+        if not flags & NO_REPLY:
+            self._send(reply)
+
+    def _send(self, reply: bytes) -> None:
+        """A client that does not read what it asked for is dropped."""
+        try:
+            sent = self._socket.send(reply)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(reply):
+            raise Violation("the client does not read its answers")
+
+    def _handle(self, command: int, body: int, end: int, *, last: bool) -> bytes:
+        handler = self._handlers.get(command)
+        if handler is None:
+            raise OSError(errno.ENOSYS, "not offered")
+        if not self._greeted and command != Command.VERSION:
+            raise Violation("the version comes first")
+        descriptors: list[int] = []
+        if last:
+            descriptors, self._descriptors = self._descriptors, descriptors
+        try:
+            return handler(self._view[body:end], descriptors)
+        finally:
+            for descriptor in descriptors:  # what a handler took over is no longer in the list
+                os.close(descriptor)
+
+    def _take_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(data[: len(data) // numbers.itemsize * numbers.itemsize])
+                self._descriptors.extend(numbers)
+
+    def _close_descriptors(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+
+    # -- registers ----------------------------------------------------------------------------------------------
+
+    def _region_read(self, message_id: int, body: int, end: int) -> bytes:
+        offset, region, count = self._access(body, end)
+        if region == CONFIG_REGION:
+            data = self._function.read_config(offset, count)
+        else:
+            read = self._function.read_register
+            pieces = _pieces(offset, count)
+            data = b"".join([read(region, at, size).to_bytes(size, "little") for at, size in pieces])
+        return READ_REPLY.pack(message_id, _READ, READ_REPLY.size + count, REPLY, 0, offset, region, count) + data
+
+    def _region_write(self, message_id: int, body: int, end: int) -> bytes:
+        offset, region, count = self._access(body, end)
+        start = body + _ACCESS_BYTES
+        if end - start != count:
+            raise OSError(errno.EINVAL, "not as many bytes as announced")
+        self._write(region, offset, self._view[start:end])
+        return READ_REPLY.pack(message_id, _WRITE, READ_REPLY.size, REPLY, 0, offset, region, count)
+
+    def _write(self, region: int, offset: int, data: memoryview) -> None:
+        if region == CONFIG_REGION:
+            self._function.write_config(offset, bytes(data))
+            return
+        write = self._function.write
+        for at, size in _pieces(offset, len(data)):
+            first = at - offset
+            write(region, at, size, int.from_bytes(data[first : first + size], "little"))
+
+    def _access(self, body: int, end: int) -> tuple[int, int, int]:
+        """Offset, region and count of an access that lies inside a region. Raises OSError for another."""
+        if not self._greeted:
+            raise Violation("the version comes first")
+        if end - body < _ACCESS_BYTES:
+            raise OSError(errno.EINVAL, "no access")
+        offset, region, count = ACCESS.unpack_from(self._buffer, body)
+        self._check(offset, region, count)
+        return offset, region, count
+
+    def _check(self, offset: int, region: int, count: int) -> None:
+        if not 0 < count <= MAX_TRANSFER_BYTES or offset + count > self._region_bytes(region):
+            raise OSError(errno.EINVAL, "outside of the region")
+
+    def _region_bytes(self, region: int) -> int:
+        if region == CONFIG_REGION:
+            return CONFIG_BYTES
+        bar = self._function.bars.get(region)
+        return bar.size if bar is not None else 0
+
+    def _write_multi(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        (count,) = protocol.WRITE_COUNT.unpack(
+            _exactly(payload[: protocol.WRITE_COUNT.size], protocol.WRITE_COUNT.size)
+        )
+        writes = payload[protocol.WRITE_COUNT.size :]
+        if count > protocol.WRITES_MAX or len(writes) != count * protocol.ONE_WRITE.size:
+            raise OSError(errno.EINVAL, "not as many writes as announced")
+        for offset, region, size, data in protocol.ONE_WRITE.iter_unpack(writes):
+            if size > len(data):
+                raise OSError(errno.EINVAL, "a write of more than 8 bytes")
+            self._check(offset, region, size)
+            self._write(region, offset, memoryview(data)[:size])
+        return b""
+
+    # -- the device ---------------------------------------------------------------------------------------------
+
+    def _version(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        if self._greeted or len(payload) < protocol.VERSION.size:
+            raise Violation("another version")
+        major, _ = protocol.VERSION.unpack_from(payload)
+        if major != protocol.MAJOR:
+            raise OSError(errno.ENOTSUP, "an unknown major version")
+        self._greeted = True
+        return protocol.VERSION.pack(protocol.MAJOR, protocol.MINOR) + protocol.capabilities()
+
+    def _device_info(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        flags = DeviceFlags.PCI | (DeviceFlags.RESET if self._function.resettable else 0)
+        return protocol.DEVICE_INFO.pack(protocol.DEVICE_INFO.size, flags, protocol.REGIONS, protocol.IRQS)
+
+    def _region_info(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        index = protocol.REGION_INFO.unpack(_exactly(payload, protocol.REGION_INFO.size))[2]
+        if index >= protocol.REGIONS:
+            raise OSError(errno.EINVAL, "no such region")
+        size = self._region_bytes(index)
+        flags = RegionFlags.READ | RegionFlags.WRITE if size else 0
+        return protocol.REGION_INFO.pack(protocol.REGION_INFO.size, flags, index, 0, size, 0)
+
+    def _irq_info(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        index = protocol.IRQ_INFO.unpack(_exactly(payload, protocol.IRQ_INFO.size))[2]
+        if index >= protocol.IRQS:
+            raise OSError(errno.EINVAL, "no such interrupt")
+        flags, count = self._function.interrupts.info(index)
+        return protocol.IRQ_INFO.pack(protocol.IRQ_INFO.size, flags, index, count)
+
+    def _set_irqs(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        if len(payload) < protocol.IRQ_SET.size:
+            raise OSError(errno.EINVAL, "too short")
+        _, flags, index, start, count = protocol.IRQ_SET.unpack_from(payload)
+        for taken in self._function.interrupts.set(index, flags, start, count, tuple(descriptors)):
+            descriptors.remove(taken)
+        return b""
+
+    def _reset(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        if not self._function.resettable:
+            raise OSError(errno.ENOTSUP, "this card can't be reset")
+        self._function.reset_function()
+        return b""
+
+    def _dma_map(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        _, flags, offset, address, size = protocol.DMA_MAP.unpack(_exactly(payload, protocol.DMA_MAP.size))
+        memory = self._function.memory
+        if memory.grants >= protocol.DMA_MAPS_MAX:
+            raise OSError(errno.ENOSPC, "too many grants")
+        access = bool(flags & DmaFlags.READ), bool(flags & DmaFlags.WRITE)
+        try:
+            memory.grant(address, size, offset, descriptors[0] if descriptors else None, access)
+        except (ValueError, OverflowError) as error:  # mmap's, of a file that can't be mapped
+            raise OSError(errno.EINVAL, str(error)) from None
+        return b""
+
+    def _dma_unmap(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        if len(payload) < protocol.DMA_UNMAP.size:
+            raise OSError(errno.EINVAL, "too short")
+        _, flags, address, size = protocol.DMA_UNMAP.unpack_from(payload)
+        if flags & DmaFlags.UNMAP_ALL:
+            self._function.memory.withdraw_all()
+        else:
+            self._function.memory.withdraw(address, size)
+        return bytes(payload[: protocol.DMA_UNMAP.size])
+
+
+def _pieces(offset: int, count: int) -> list[tuple[int, int]]:
+    """An access as naturally aligned ones of 1, 2 or 4 bytes: (offset, size)."""
+    if count in (1, 2, 4) and not offset & (count - 1):
+        return [(offset, count)]
+    pieces: list[tuple[int, int]] = []
+    end = offset + count
+    while offset < end:
+        size = next(size for size in (4, 2, 1) if not offset & (size - 1) and offset + size <= end)
+        pieces.append((offset, size))
+        offset += size
+    return pieces
+
+
+def _exactly(payload: memoryview, size: int) -> bytes:
+    """The first ``size`` bytes. Raises OSError if there are fewer; more may be a newer client's."""
+    if len(payload) < size:
+        raise OSError(errno.EINVAL, "too short")
+    return bytes(payload[:size])
+
+
+def listen(path: str) -> socket.socket:
+    """A listening socket at ``path``, in place of what is there. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - one call
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(1)
+    return listener

@@ -1,0 +1,27 @@
+"""Malformed messages never crash or hang a card. ``make fuzz`` looks for longer, guided by coverage."""
+
+import pytest
+from ethernet_cable import Cables
+from hostile_client import attack
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from nooks.hardware.card import NETWORK_CARDS
+
+IDENTITIES = {"3c905b": 0x905510B7, "epic100": 0x000510B8}
+
+
+@pytest.mark.parametrize("name", sorted(NETWORK_CARDS))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.binary(max_size=1500))
+@example(data=b"")
+@example(data=bytes([5, 40]) + b"\xff" * 60)
+def test_a_hostile_client_does_no_harm(name: str, data: bytes) -> None:
+    attack_card(name, data)
+
+
+def attack_card(name: str, data: bytes) -> None:
+    """Let ``data`` loose on the card of that name."""
+    cables = Cables(NETWORK_CARDS[name])
+    attack(cables.make, IDENTITIES[name], data, cables.far_end)
+    cables.far.close()
