@@ -68,6 +68,7 @@ def test_classes() -> None:
         ("model:epic10", "there is no device model 'epic10'; perhaps model:epic100 was meant"),
         ("model:zx81", "there is no device model 'zx81'; there are "),
         ("model:epic100,mac=1", "the device model epic100 has no option 'mac'"),
+        ("model:epic100,reset=flr", "reset=flr is wrong; write reset=best or reset=none"),
     ],
 )
 def test_device_models_that_there_are_not(device: str, complaint: str) -> None:

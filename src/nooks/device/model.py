@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MISBEHAVIOURS = ("none", "stuck-interrupt", "lost-interrupt", "wrong-dma", "garbage", "all-ones", "pulled")
 """What a model can be told to do wrong (nooks.hardware.misbehaviour)."""
 
+OPTIONS = {"reset": ("best", "none")}
+"""Of every model. ``reset``: what is done to the card between two domains; none: it stays as the last one left it."""
+
 TABLE = Path(__file__).with_name("cards.toml")
 
 
@@ -25,15 +28,23 @@ def table() -> dict[str, str]:
 
 
 def check(device: "Device") -> None:
-    """Raises InputError for a model that there is not, or options, of which none has any."""
+    """Raises InputError for a model that there is not, or wrong options."""
     if device.kind != "model":
         return
     if device.model not in table():
         near = difflib.get_close_matches(device.model, table(), 2)
         hint = f"perhaps model:{near[0]} was meant" if near else f"there are {', '.join(table())}"
         raise InputError(f"there is no device model {device.model!r}", hint)
-    if device.options:
-        raise InputError(f"the device model {device.model} has no option {device.options[0][0]!r}", "leave it out")
+    for key, value in device.options:
+        if key not in OPTIONS:
+            raise InputError(f"the device model {device.model} has no option {key!r}", "leave it out")
+        if value not in OPTIONS[key]:
+            raise InputError(f"{key}={value} is wrong", f"write {' or '.join(f'{key}={one}' for one in OPTIONS[key])}")
+
+
+def may_be_reset(device: "Device") -> bool:
+    """Whether the card is reset between two domains, where it can be."""
+    return dict(device.options).get("reset", "best") == "best"
 
 
 def properties(socket_path: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Card:
         self._loop = Loop()
         factory = NETWORK_CARDS[options.model]
         self._function = factory(self._loop, self._refused, options.cable_fd, options.serial)
-        handlers = {"state": self._state, "misbehave": self._misbehave}
+        handlers = {"state": self._state, "reset": self._reset, "misbehave": self._misbehave}
         self._control = Control(socket.socket(fileno=options.control_fd), handlers, self._loop.stop)
         self._loop.add(self._control.fileno(), self._control.serve)
         self._server = Server(self._loop, socket.socket(fileno=options.listener_fd), self._function, self._changed)
@@ -51,6 +51,8 @@ class Card:
 
     def _changed(self, connected: bool) -> None:
         self._told = 0
+        if connected:
+            self._misbehaviour.taken()
         self._control.tell("connected" if connected else "disconnected")
 
     def _state(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +62,9 @@ class Card:
             "misbehaviour": self._misbehaviour.kind,
             "refused": self._function.memory.refusals,
         }
+
+    def _reset(self, request: dict[str, Any]) -> str:
+        return self._function.reset_from_outside()
 
     def _misbehave(self, request: dict[str, Any]) -> dict[str, Any]:
         kind = Kind(request["kind"])

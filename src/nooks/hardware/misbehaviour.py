@@ -19,14 +19,17 @@ class Kind(StrEnum):
 
 
 class Misbehaviour:
-    """Of one card. What is not ``lasting`` ends when the card is reset; a card that was pulled is put back by NONE."""
+    """Of one card. What is not ``lasting`` ends when the card is reset, or when another domain gets it.
+
+    A card that was pulled is put back by NONE.
+    """
 
     def __init__(self, function: PciFunction, server: Server) -> None:
         self.kind = Kind.NONE
         self._function = function
         self._server = server
         self._lasting = False
-        function.was_reset = self._reset
+        function.was_reset = self.taken
 
     def begin(self, kind: Kind, *, lasting: bool) -> None:
         """Misbehave like this from now on; NONE: behave."""
@@ -45,7 +48,8 @@ class Misbehaviour:
             lost=kind is Kind.LOST_INTERRUPT,
         )
 
-    def _reset(self) -> None:
+    def taken(self) -> None:
+        """The card was reset, or a domain begins with it."""
         if self.kind not in (Kind.NONE, Kind.PULLED) and not self._lasting:
             self.begin(Kind.NONE, lasting=False)
 

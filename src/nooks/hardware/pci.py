@@ -161,6 +161,13 @@ class PciFunction:
 
     # -- the client ---------------------------------------------------------------------------------------------
 
+    def reset_from_outside(self) -> str:
+        """Reset by the best method that the function has, as whoever hands a real one on does; says which it was."""
+        if self.power_management is None:
+            return "none"
+        self.reset_function()
+        return "pm"
+
     def disconnect(self) -> None:
         """The client is gone. The card stays as it is, but it is no bus master any more: there is nobody's memory."""
         self.config[COMMAND] &= ~CommandBits.MASTER & 0xFF

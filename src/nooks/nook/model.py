@@ -26,6 +26,7 @@ from nooks.keeper.address import socket_address
 from nooks.nook.ledger import Ledger
 from nooks.nook.watcher import Detector
 from nooks.recovery.protocols import DomainFailedError
+from nooks.spec import Device
 
 SOCKET = "model"
 """The socket's name in the nook's run directory."""
@@ -42,9 +43,6 @@ _PROCESS, _CONTROL, _LISTENER = "model.process", "model.control", "model.listene
 _PACKET_BYTES = 4096
 _POLL_SECONDS = 0.1
 _CARD = ("-I", "-m", "nooks.hardware.card")
-
-RESET = "none"
-"""These cards can't be reset from outside: the next driver finds what the last one left."""
 
 
 class ModelGone(NooksError):  # noqa: N818 - the name says what happened
@@ -110,7 +108,7 @@ class ModelDevice:
             await self._power_off()
             self._power_on()
             return {"reset": "new"}
-        return {"reset": RESET}
+        return {"reset": await self.ask("reset") if self._start.resets else "none"}
 
     def properties(self) -> Mapping[str, Any]:
         """As QEMU's ``device_add`` takes it; every domain has inherited the descriptor of the socket's file."""
@@ -225,11 +223,12 @@ class Starting:
     """How the process of one nook's card is started: which card, what it is connected to (``ends``), as whom."""
 
     def __init__(
-        self, name: str, card: str, directory: Path, *, ends: Mapping[str, int], user_id: int, network: int
+        self, name: str, card: Device, directory: Path, *, ends: Mapping[str, int], user_id: int, network: int
     ) -> None:
         self.path = directory / SOCKET
         self._name = name
-        self._card = card
+        self.resets = model.may_be_reset(card)
+        self._card = card.model
         self._ends = ends
         self._user_id = user_id
         self._network = network

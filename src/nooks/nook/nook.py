@@ -239,7 +239,7 @@ class Nook:
         ends = self.side.model_ends()
         starting = Starting(
             name,
-            self.spec.parsed_device.model,
+            self.spec.parsed_device,
             directory,
             ends=ends,
             user_id=self._jail.user_id,
