@@ -23,6 +23,9 @@ NETWORK_CARDS: dict[str, NetworkCardFactory] = {"3c905b": EtherLink, "epic100": 
 """Cards by the names that specifications use (``model:NAME``)."""
 
 
+TELL_SECONDS = 0.1
+
+
 class Card:
     """A model, its server and its connection to the nook."""
 
@@ -35,7 +38,7 @@ class Card:
         self._loop.add(self._control.fileno(), self._control.serve)
         self._server = Server(self._loop, socket.socket(fileno=options.listener_fd), self._function, self._changed)
         self._misbehaviour = Misbehaviour(self._function, self._server)
-        self._told = 0
+        self._tell_again = 0.0
 
     def run(self) -> None:
         """Until nobody needs the card any more."""
@@ -44,13 +47,14 @@ class Card:
         self._function.close()
 
     def _refused(self, address: int, size: int, access: str) -> None:
-        """Told once a client: a card that goes astray does so thousands of times a second."""
-        if not self._told:
+        """A card that goes astray does so thousands of times a second: once in a while is enough to be told."""
+        now = self._loop.clock()
+        if now >= self._tell_again:
+            self._tell_again = now + TELL_SECONDS
             self._control.tell("refused", address=address, size=size, access=access)
-        self._told += 1
 
     def _changed(self, connected: bool) -> None:
-        self._told = 0
+        self._tell_again = 0.0
         if connected:
             self._misbehaviour.taken()
         self._control.tell("connected" if connected else "disconnected")
