@@ -24,7 +24,7 @@ CLASSES = {
 """Which files exist for one class of drivers alone."""
 
 TOP = "nooks (top level)"
-_LAB = frozenset({"lab", "faults"})
+_LAB = frozenset({"lab", "faults", "hardware"})
 _IGNORED = frozenset(
     {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 )
