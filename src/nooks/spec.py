@@ -154,6 +154,14 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
         """This specification as one JSON document, with the keys of the TOML form."""
         return msgspec.json.encode(self)
 
+    def to_document(self) -> dict[str, Any]:
+        """This specification as a tree of tables with the keys of the TOML form, without those that have defaults."""
+        plain = Spec(name=self.name, driver=self.driver)
+        return _differing(msgspec.to_builtins(self), msgspec.to_builtins(plain)) | {
+            "name": self.name,
+            "driver": self.driver,
+        }
+
     @classmethod
     def from_json(cls, document: bytes) -> Self:
         """The reverse of ``to_json``. Raises InputError."""
@@ -161,6 +169,18 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
             return msgspec.json.decode(document, type=cls)
         except msgspec.DecodeError as error:
             raise InputError(f"the recorded specification is damaged: {error}", "stop the nook with --force") from None
+
+
+def _differing(table: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What of a tree of tables is not as in ``defaults``."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            inner = _differing(value, defaults[key])
+            found |= {key: inner} if inner else {}
+        elif value != defaults[key]:
+            found[key] = value
+    return found
 
 
 def parse_memory(text: str) -> int:

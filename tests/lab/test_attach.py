@@ -10,6 +10,8 @@ import pytest
 
 from nooks.device import pci, usb
 from nooks.device.taking import resolve
+from nooks.host import paths
+from nooks.spec import load
 from tests.lab.conftest import Card, Nook, Talk, cabled, network_devices, nooks, ok, run
 
 pytestmark = [
@@ -110,6 +112,20 @@ def test_what_was_changed_meanwhile_is_kept(card: Card) -> None:
     expected = card.configured()
     detached(card, nook, expected, native)
     assert ("198.18.99.1", 32) in [tuple(address) for address in expected["addresses"]]
+
+
+def test_from_each_start_of_the_machine_on(card: Card) -> None:
+    before, native = card.configured(), driver_of(card)
+    attached(card, "--persist", "--memory", "144M")
+    noted = paths.etc_dir() / f"{card.interface}.toml"
+    ok("stop", card.interface)
+    assert (card.configured(), driver_of(card)) == (before, native)
+    ok("start", str(noted))
+    assert card.configured() == before
+    assert card.reaches()
+    assert load(noted).memory == "144M"
+    detached(card, Nook(card.interface), before, native)
+    assert not noted.exists()
 
 
 def test_a_dry_run_touches_nothing(card: Card) -> None:

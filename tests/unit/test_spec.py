@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,3 +220,12 @@ def test_every_key_is_described() -> None:
     for section in ("network", "block", "sound", "restart"):
         inner = {key.partition(".")[2] for key in ALLOWED if key.startswith(f"{section}.")}
         assert inner == set(Spec.__annotations__[section].__annotations__)
+
+
+def test_what_is_written_is_read_as_the_same(tmp_path: Path) -> None:
+    keys = {"name": "nic0", "driver": "e1000", "class": "network", "device": "pci:0000:03:00.0", "memory": "160M"}
+    spec = from_flags({**keys, "restart.intensity": 3, "network.address": ["192.0.2.1/24"], "debug": True})
+    assert "sound" not in spec.to_document()
+    path = tmp_path / "nic0.toml"
+    path.write_text(tomli_w.dumps(spec.to_document()))
+    assert load(path) == spec

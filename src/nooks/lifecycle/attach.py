@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import tomli_w
+
 from nooks.host.errors import InputError, MachineError, NooksError
 from nooks.host.paths import etc_dir, nook_dir
 from nooks.host.process import run
@@ -77,10 +79,9 @@ def _spec_of(name: str) -> Spec | None:
 def _persist(spec: Spec) -> Path:
     """Write the specification to where the systemd unit looks for it."""
     path = etc_dir() / f"{spec.name}.toml"
-    keys = {"name": spec.name, "driver": spec.driver, "class": spec.driver_class, "device": spec.device}
-    lines = [f'{key} = "{value}"' for key, value in (*keys.items(), ("kernel", spec.kernel))]
+    text = tomli_w.dumps(spec.to_document())
     try:
-        path.write_text("# Written by 'nooks attach --persist'; 'nooks detach' removes it.\n" + "\n".join(lines) + "\n")
+        path.write_text(f"# Written by 'nooks attach --persist'; 'nooks detach' removes it.\n{text}")
     except OSError as error:
         raise MachineError(f"{path} can't be written: {error.strerror}", "free some space") from None
     return path
