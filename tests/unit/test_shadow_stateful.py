@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shadow_fakes import DEFAULTS, FakeDriver, FakeEndpoint, FakeEvents
 
 from nooks.shadow.errors import BusyError
+from nooks.shadow.life import Mode
 from nooks.shadow.log import Log, StateFile
-from nooks.shadow.network import Mode, NetworkShadow
+from nooks.shadow.network import NetworkShadow
 from nooks.xpc.settings import Settings
 
 SET_VALUES: dict[str, st.SearchStrategy[Any]] = {

@@ -78,7 +78,7 @@ class Port:
 class Playing:
     """The playback stream. Reports its position at each interrupt, and when it has run dry."""
 
-    KINDS = (audio.PLAY, audio.FLUSH)
+    KINDS = (audio.PLAY, audio.FLUSH, audio.ASK)
 
     def __init__(self, stream: Stream, port: Port) -> None:
         self.descriptor = stream.descriptor
@@ -98,8 +98,11 @@ class Playing:
             self._stream.prepare()
             self._tag, self._written = packet.tag, 0
             self._report(0)
+        elif packet.kind == audio.ASK:
+            self._report(self._waiting())
         elif packet.tag == self._tag:
-            self._write(packet.samples)
+            if packet.samples:
+                self._write(packet.samples)
             if packet.flags & audio.GO and not self._running and self._written:
                 self._running = True
                 self._stream.start()
@@ -116,6 +119,12 @@ class Playing:
         else:
             if self._written - waiting != self._reported:  # writing wakes us as well
                 self._report(waiting)
+
+    def _waiting(self) -> int:
+        try:
+            return self._stream.waiting()
+        except BrokenPipeError:
+            return 0
 
     def _write(self, samples: "bytes | memoryview") -> None:
         try:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from nooks.host.errors import NooksError, StateError
-from nooks.shadow.readback import shown
-from nooks.xpc.settings import SettingValue
+from nooks.shadow.readback import Outcome, Verdict, same, shown
+from nooks.xpc.settings import Settings, SettingValue
 
 
 class BusyError(StateError):
@@ -44,3 +44,14 @@ class ReplayMismatch(NooksError):  # noqa: N818 - the name says what happened
         )
         super().__init__(f"the driver did not come back to its recorded state: {told}")
         self.mismatches = mismatches
+
+
+def raise_mismatches(recorded: Settings, outcome: Outcome, verdict: Verdict) -> None:
+    """What a driver once took, its successor must have to the value: rounding was done then. Raises ReplayMismatch."""
+    wrong = [
+        Mismatch(key, value, outcome.readback.get(key), outcome.refused.get(key, ""))
+        for key, value in recorded.items()
+        if key in verdict.refused or not same(key, value, verdict.accepted[key])
+    ]
+    if wrong:
+        raise ReplayMismatch(tuple(wrong))

@@ -7,21 +7,19 @@ Knows neither TAPs nor domains: it speaks to the ports below.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from nooks.host.errors import InputError, NooksError, StateError
+from nooks.host.errors import InputError, NooksError
 from nooks.recovery.protocols import EventSink
-from nooks.shadow.errors import BusyError, Mismatch, ReplayMismatch, SettingRefused
+from nooks.shadow.errors import BusyError, SettingRefused, raise_mismatches
+from nooks.shadow.life import DriverAway, Life, Mode
 from nooks.shadow.log import Log
-from nooks.shadow.readback import LinkState, Outcome, Verdict, judge, same
+from nooks.shadow.readback import LinkState, Outcome, judge
 from nooks.shadow.strategies import Counters, Row, Strategy, StrategyTable
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.settings import Settings, check_settings, to_json
-
-T = TypeVar("T")
 
 READ = "read-setting"
 CARRIER = "read-carrier"
@@ -41,21 +39,6 @@ REQUESTS = StrategyTable(
         Row(SEND_BEYOND, Strategy.DROP, "counted among the interface's transmit drops, as on a cable out of order"),
     ),
 )
-
-
-class Mode(StrEnum):
-    """Passive: the driver serves. Active: it is away (or not there yet). Degraded: it will not come back by itself."""
-
-    PASSIVE = "passive"
-    ACTIVE = "active"
-    DEGRADED = "degraded"
-
-
-_TRANSITIONS = {
-    Mode.PASSIVE: {Mode.ACTIVE, Mode.DEGRADED},
-    Mode.ACTIVE: {Mode.ACTIVE, Mode.PASSIVE, Mode.DEGRADED},
-    Mode.DEGRADED: {Mode.ACTIVE, Mode.DEGRADED},
-}
 
 
 @dataclass(frozen=True)
@@ -109,10 +92,6 @@ class EndpointPort(Protocol):
         ...
 
 
-class _DriverAway(Exception):  # noqa: N818 - never leaves this module
-    """The driver failed while it was asked."""
-
-
 class NetworkShadow:
     """Implements nooks.recovery.protocols.Shadow. Starts active: there is no driver yet."""
 
@@ -121,8 +100,7 @@ class NetworkShadow:
         self._endpoint = endpoint
         self._log = log
         self._events = events
-        self._mode = Mode.ACTIVE
-        self._away = asyncio.Event()
+        self._life = Life()
         self._asking = asyncio.Lock()
         self._applier: asyncio.Task[None] | None = None
         self._incarnation = 0
@@ -133,7 +111,7 @@ class NetworkShadow:
     @property
     def mode(self) -> Mode:
         """Passive, active or degraded."""
-        return self._mode
+        return self._life.mode
 
     @property
     def link(self) -> LinkState:
@@ -160,7 +138,7 @@ class NetworkShadow:
             recorded = self._log.settings
             outcome = await self._driver.resume(incarnation, recorded)
             verdict = judge(recorded, outcome)
-            _raise_mismatches(recorded, outcome, verdict)
+            raise_mismatches(recorded, outcome, verdict)
             queued, refused = await self._replay_pending()
             if queued or outcome.link is None:
                 self._last = await self._driver.read()
@@ -210,8 +188,8 @@ class NetworkShadow:
             self._raise_if_away()
             generation = self._log.next_generation()
             try:
-                outcome = await self._ask(self._driver.apply(wanted))
-            except _DriverAway:
+                outcome = await self._life.ask(self._driver.apply(wanted))
+            except DriverAway:
                 self.counters.count(SET)
                 raise BusyError from None
             verdict = judge(wanted, outcome)
@@ -224,23 +202,23 @@ class NetworkShadow:
     def changed(self, settings: Settings) -> None:
         """The user changed the interface itself. In the log when this returns; then the driver is asked."""
         self._log.queue(settings)
-        if self._mode is Mode.PASSIVE:
+        if self._life.serving:
             self._apply_pending()
         else:
             self.counters.count(ENDPOINT_CHANGE, len(settings))
 
     async def read(self) -> DriverState:
         """The driver's state; as last known, with the log's settings, while it is away."""
-        if self._mode is Mode.PASSIVE:
-            with contextlib.suppress(_DriverAway):
-                self._last = await self._ask(self._driver.read())
+        if self._life.serving:
+            with contextlib.suppress(DriverAway):
+                self._last = await self._life.ask(self._driver.read())
                 return self._last
         self.counters.count(READ)
         return DriverState(self._last.readback | self._log.target(), self._last.link, self._last.statistics)
 
     def link_changed(self, link: LinkState) -> None:
         """The card says that its cable changed. What a driver says while it is being replaced is not believed."""
-        if self._mode is not Mode.PASSIVE:
+        if not self._life.serving:
             self.counters.count(CARRIER)
             return
         self._last = DriverState(self._last.readback, link, self._last.statistics)
@@ -254,34 +232,14 @@ class NetworkShadow:
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _to(self, mode: Mode) -> None:
-        if mode not in _TRANSITIONS[self._mode]:
-            raise StateError(f"a shadow that is {self._mode} cannot become {mode}")
-        if self._mode is Mode.PASSIVE:
+        if self._life.serving:
             self._dropped, self._moved = self._frames()
-        self._mode = mode
-        if mode is Mode.PASSIVE:
-            self._away.clear()
-        else:
-            self._away.set()
+        self._life.to(mode)
 
     def _raise_if_away(self) -> None:
-        if self._mode is not Mode.PASSIVE:
+        if not self._life.serving:
             self.counters.count(SET)
             raise BusyError
-
-    async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """The driver's answer. Raises _DriverAway as soon as the driver is known to be gone."""
-        asking = asyncio.ensure_future(question)
-        away = asyncio.ensure_future(self._away.wait())
-        try:
-            await asyncio.wait([asking, away], return_when=asyncio.FIRST_COMPLETED)
-            if self._mode is not Mode.PASSIVE:
-                raise _DriverAway
-            return asking.result()
-        finally:
-            for task in (asking, away):
-                task.cancel()
-            await asyncio.gather(asking, away, return_exceptions=True)
 
     def _apply_pending(self) -> None:
         if self._log.pending and self._applier is None:
@@ -297,13 +255,13 @@ class NetworkShadow:
         """Ask for what is pending until nothing is. What is not answered stays pending, for the next replay."""
         while self._log.pending:
             async with self._asking:
-                if self._mode is not Mode.PASSIVE:
+                if not self._life.serving:
                     return
                 generation = self._log.generation
                 wanted = {key: entry.value for key, entry in self._log.pending.items()}
                 try:
-                    outcome = await self._ask(self._driver.apply(wanted))
-                except _DriverAway:
+                    outcome = await self._life.ask(self._driver.apply(wanted))
+                except DriverAway:
                     return
                 verdict = judge(wanted, outcome)
                 self._record(verdict.accepted, verdict.refused, generation, outcome)
@@ -367,14 +325,3 @@ class NetworkShadow:
 def _couples(keys: Iterable[str]) -> bool:
     """Whether a change of these can change features that were not asked for."""
     return any(key == "mtu" or key.startswith("feature.") for key in keys)
-
-
-def _raise_mismatches(recorded: Settings, outcome: Outcome, verdict: Verdict) -> None:
-    """What a driver once took, its successor must have to the value: rounding was done then."""
-    wrong = [
-        Mismatch(key, value, outcome.readback.get(key), outcome.refused.get(key, ""))
-        for key, value in recorded.items()
-        if key in verdict.refused or not same(key, value, verdict.accepted[key])
-    ]
-    if wrong:
-        raise ReplayMismatch(tuple(wrong))

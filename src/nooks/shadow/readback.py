@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from nooks.xpc.settings import SPEED_UNKNOWN, Settings, SettingValue
 
-_ROUNDED = ("ring.", "coalesce.")
+_ROUNDED = ("ring.", "coalesce.", "playback.period")
 """Where a driver takes the nearest value that its hardware has (ethtool(8), -G and -C)."""
 
 _FILTERS = ("multicast", "vlans")

@@ -8,6 +8,7 @@ count frames since the tag began.
 |---|---|---|---|---|
 | PLAY | host | of the first frame | | to be played; GO: the card is to run now |
 | FLUSH | host | | | none: stop, forget what was not played, the tag begins |
+| ASK | host | | | none: a position is to be told |
 | RECORD | host | | | none: the tag begins with GO, without it recording ends |
 | PLAYED | agent | frames played | frames in the card, underruns so far | none |
 | RECORDED | agent | of the first frame | frames recorded since, overruns so far | as recorded |
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAGIC = b"NA"
-PLAY, FLUSH, RECORD, PLAYED, RECORDED = 1, 2, 3, 17, 18
+PLAY, FLUSH, ASK, RECORD, PLAYED, RECORDED = 1, 2, 3, 4, 17, 18
 GO = RUNNING = 1
 HEADER = Struct("<2sBBIQIII")
 MAX_SAMPLES_BYTES = 65536
-_KINDS = (PLAY, FLUSH, RECORD, PLAYED, RECORDED)
+_KINDS = (PLAY, FLUSH, ASK, RECORD, PLAYED, RECORDED)
 _UNPACK = HEADER.unpack_from
 
 

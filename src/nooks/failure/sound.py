@@ -1,0 +1,144 @@
+"""Silent failure of a sound driver: the domain lives and beats, but samples don't move, or not at their rate.
+
+Judged at the heartbeats that carry counters: a busy host delays those as well, so time is counted in beats, and what is
+odd on a busy host is no failure. Nor is a stream that stands still because nobody plays.
+
+- *Stuck*: the card was told to play, has frames, and its position stands still (also if the agent tells it no more).
+- *Slow, fast*: the position moves, but not at the card's rate.
+- *Dry again and again*: the card runs out of frames although applications had some.
+- *Deaf*: it recorded, and does so no more. A card that never recorded is not blamed: some can't.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nooks.failure.report import FailureReport, Reason, ReportSink
+from nooks.host.clock import Clock
+
+_DETECTOR = "sound"
+
+
+@dataclass(frozen=True)
+class Glance:
+    """How a card's streams are just now. ``rate`` in frames a second; positions and counts only grow.
+
+    ``playing``: it was told to play and has frames. ``recording``: it was told to record. ``underruns`` are those that
+    happened although applications had something to play.
+    """
+
+    rate: int
+    playing: bool
+    position: int
+    underruns: int
+    recording: bool
+    packets: int
+
+
+@dataclass(frozen=True)
+class SoundLimits:
+    """When to convict. A beat with counters is due every ``beat_seconds``."""
+
+    beat_seconds: float = 0.225
+    stuck_beats: int = 2
+    """A position may stand still from one beat to the next, on a busy host; not for so many."""
+    deaf_beats: int = 4
+    window_beats: int = 12
+    """Over which rates are measured and underruns counted."""
+    busy: float = 1.35
+    """Beats that take so many times longer than they should say that the host is busy."""
+    slow: float = 0.6
+    fast: float = 1.5
+    underruns: int = 5
+
+
+class SoundDetector:
+    """Watches the live incarnation of one sound nook.
+
+    Args:
+        glance: how the streams are now.
+        clock: for the times of beats and verdicts.
+        report: where verdicts go.
+    """
+
+    def __init__(
+        self,
+        glance: Callable[[], Glance | None],
+        clock: Clock,
+        report: ReportSink,
+        *,
+        limits: SoundLimits | None = None,
+    ) -> None:
+        self._glance = glance
+        self._clock = clock
+        self._report = report
+        self._limits = limits or SoundLimits()
+        self._incarnation: int | None = None
+        self._still = 0
+        self._deaf = 0
+        self._last: Glance | None = None
+        self._first_packets = 0
+        self._window: deque[tuple[float, Glance]] = deque(maxlen=self._limits.window_beats + 1)
+
+    def begin(self, incarnation: int) -> None:
+        """``incarnation`` serves from now on."""
+        self._incarnation = incarnation
+        self._still = self._deaf = 0
+        self._last = None
+        self._window.clear()
+        now = self._glance()
+        self._first_packets = now.packets if now is not None else 0
+
+    def end(self) -> None:
+        """Nothing serves: nothing is judged."""
+        self._incarnation = None
+
+    def beat(self) -> None:
+        """The domain lives: a heartbeat with counters was read."""
+        glance = self._glance()
+        if self._incarnation is None or glance is None:
+            return
+        last, self._last = self._last, glance
+        if last is None:
+            return
+        why = self._stuck(last, glance) or self._odd(glance) or self._silent(last, glance)
+        if why:
+            self._convict(why, glance)
+
+    def _stuck(self, last: Glance, now: Glance) -> str:
+        still = last.playing and now.playing and now.position == last.position
+        self._still = self._still + 1 if still else 0
+        return "the card does not play what it has" if self._still >= self._limits.stuck_beats else ""
+
+    def _odd(self, now: Glance) -> str:
+        """What a window of beats says in which the card was to play all the time."""
+        if not now.playing:
+            self._window.clear()
+            return ""
+        self._window.append((self._clock.monotonic(), now))
+        since, first = self._window[0]
+        beats = len(self._window) - 1
+        seconds = self._clock.monotonic() - since
+        if beats < self._limits.window_beats or seconds <= 0:
+            return ""
+        rate = (now.position - first.position) / seconds / now.rate
+        if rate > self._limits.fast:
+            return f"the card plays {rate:.1f} times as fast as it should"
+        if seconds > beats * self._limits.beat_seconds * self._limits.busy:
+            return ""
+        if rate < self._limits.slow:
+            return f"the card plays at {rate:.0%} of its rate"
+        if now.underruns - first.underruns >= self._limits.underruns:
+            return f"the card ran dry {now.underruns - first.underruns} times in {seconds:.1f} s"
+        return ""
+
+    def _silent(self, last: Glance, now: Glance) -> str:
+        deaf = last.recording and now.recording and now.packets == last.packets > self._first_packets
+        self._deaf = self._deaf + 1 if deaf else 0
+        return "the card records no more" if self._deaf >= self._limits.deaf_beats else ""
+
+    def _convict(self, why: str, now: Glance) -> None:
+        incarnation, self._incarnation = self._incarnation, None
+        assert incarnation is not None
+        detail = {"why": why, "position": now.position, "underruns": now.underruns, "packets": now.packets}
+        self._report(FailureReport(incarnation, Reason.NO_PROGRESS, self._clock.monotonic(), _DETECTOR, detail))

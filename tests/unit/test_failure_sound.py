@@ -1,0 +1,164 @@
+"""When a sound card has failed, and when it only looks so: paused, a busy host, a card that can't record."""
+
+from dataclasses import replace
+
+import pytest
+
+from nooks.failure.report import FailureReport, Reason
+from nooks.failure.sound import Glance, SoundDetector, SoundLimits
+
+RATE = 48000
+BEAT = SoundLimits().beat_seconds
+
+
+class Scene:
+    """A card that plays at ``speed``, a host on which beats take ``slowness`` times as long."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.glance = Glance(RATE, playing=True, position=0, underruns=0, recording=False, packets=0)
+        self.reports: list[FailureReport] = []
+        self.detector = SoundDetector(lambda: self.glance, self, self.reports.append)
+        self.detector.begin(3)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def run(
+        self, beats: int, *, speed: float = 1.0, slowness: float = 1.0, underruns: float = 0.0, packets: int = 0
+    ) -> None:
+        """``underruns`` and ``packets`` are per beat."""
+        dry = float(self.glance.underruns)
+        for _ in range(beats):
+            seconds = BEAT * slowness
+            self.now += seconds
+            dry += underruns
+            self.glance = replace(
+                self.glance,
+                position=self.glance.position + round(speed * seconds * RATE),
+                underruns=int(dry),
+                packets=self.glance.packets + packets,
+            )
+            self.detector.beat()
+
+    @property
+    def verdict(self) -> str:
+        assert len(self.reports) <= 1
+        if not self.reports:
+            return ""
+        assert (self.reports[0].incarnation, self.reports[0].reason) == (3, Reason.NO_PROGRESS)
+        return self.reports[0].detail["why"]
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_a_card_that_plays(scene: Scene) -> None:
+    scene.run(1000)
+    assert not scene.verdict
+
+
+def test_a_card_that_stops(scene: Scene) -> None:
+    scene.run(20)
+    scene.run(2, speed=0)
+    assert scene.verdict == "the card does not play what it has"
+
+
+def test_a_card_that_never_plays(scene: Scene) -> None:
+    scene.run(6, speed=0)
+    assert scene.verdict
+
+
+def test_a_stream_that_stands_still_because_nobody_plays(scene: Scene) -> None:
+    scene.run(20)
+    scene.glance = replace(scene.glance, playing=False)
+    scene.run(100, speed=0)
+    assert not scene.verdict
+
+
+def test_one_beat_without_progress_proves_nothing(scene: Scene) -> None:
+    for _ in range(20):
+        scene.run(1, speed=0)
+        scene.run(1, speed=2)
+    assert not scene.verdict
+
+
+@pytest.mark.parametrize(
+    ("speed", "word"),
+    [(0.4, "% of its rate"), (0.05, "% of its rate"), (2.0, "times as fast"), (40.0, "times as fast")],
+)
+def test_the_wrong_rate(scene: Scene, speed: float, word: str) -> None:
+    scene.run(20)
+    scene.run(14, speed=speed)
+    assert word in scene.verdict
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.2])
+def test_about_the_right_rate(scene: Scene, speed: float) -> None:
+    scene.run(200, speed=speed)
+    assert not scene.verdict
+
+
+def test_a_busy_host_is_no_failure(scene: Scene) -> None:
+    """Its domain gets a third of the time: beats come late, the card plays slowly and runs dry."""
+    scene.run(20)
+    scene.run(100, speed=0.3, slowness=3.0, underruns=1.0)
+    assert not scene.verdict
+
+
+def test_a_card_that_runs_dry_again_and_again(scene: Scene) -> None:
+    scene.run(20)
+    scene.run(14, underruns=0.5)
+    assert "ran dry" in scene.verdict
+
+
+def test_running_dry_now_and_then(scene: Scene) -> None:
+    scene.run(500, underruns=0.1)
+    assert not scene.verdict
+
+
+def test_a_card_that_records_no_more(scene: Scene) -> None:
+    scene.glance = replace(scene.glance, recording=True)
+    scene.run(20, packets=10)
+    scene.run(4)
+    assert scene.verdict == "the card records no more"
+
+
+def test_a_card_that_never_recorded_is_not_blamed(scene: Scene) -> None:
+    scene.glance = replace(scene.glance, recording=True)
+    scene.run(500)
+    assert not scene.verdict
+
+
+def test_a_restart_that_did_not_help_recording_is_not_repeated(scene: Scene) -> None:
+    scene.glance = replace(scene.glance, recording=True)
+    scene.run(20, packets=10)
+    scene.run(4)
+    scene.reports.clear()
+    scene.detector.begin(3)
+    scene.run(500)
+    assert not scene.verdict
+
+
+def test_nobody_records_any_more(scene: Scene) -> None:
+    scene.glance = replace(scene.glance, recording=True)
+    scene.run(20, packets=10)
+    scene.glance = replace(scene.glance, recording=False)
+    scene.run(100)
+    assert not scene.verdict
+
+
+def test_a_verdict_is_given_once_and_nothing_is_judged_while_nothing_serves(scene: Scene) -> None:
+    scene.run(20)
+    scene.run(20, speed=0)
+    assert len(scene.reports) == 1
+    scene.reports.clear()
+    scene.detector.begin(3)
+    scene.detector.end()
+    scene.run(20, speed=0)
+    assert not scene.reports
