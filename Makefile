@@ -11,7 +11,7 @@ LAB := $(BIN)/nooks lab run --timeout 3600
 LAB_CARDS := --device e1000 --device i82557b --device pcnet --device usb-net
 LAB_GROUP := --device e1000 --device e1000,bridge=shared --device pcnet,bridge=shared
 IN_LAB := $(BIN)/pytest
-FUZZ_CARDS := 3c905b epic100
+FUZZ_CARDS := 3c905b epic100 es1371 sblive audigy
 FUZZ_SECONDS ?= 300
 
 .PHONY: help setup lock demo demo-picture test test-unit test-vm test-long fuzz test-lab test-lab-short lint format complexity clean

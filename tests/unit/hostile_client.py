@@ -57,8 +57,9 @@ def attack(make: Make, identity: int, data: bytes, far_end: Callable[[], int] | 
         card.turn()
         sane = card.connect()
         assert sane.read(CONFIG_REGION, 0, 4) == identity
-        for offset in range(0, 64, 4):
-            sane.read(1, offset, 4)
+        region = max(card.function.bars)
+        for offset in range(0, card.function.bars[region].size if region == 0 else 64, 4):
+            sane.read(region, offset, 4)
 
 
 class _Attack:

@@ -6,12 +6,19 @@ from hostile_client import attack
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nooks.hardware.card import NETWORK_CARDS
+from nooks.hardware.card import NETWORK_CARDS, SOUND_CARDS
+from nooks.hardware.wave import WaveSink, WaveSource
 
-IDENTITIES = {"3c905b": 0x905510B7, "epic100": 0x000510B8}
+IDENTITIES = {
+    "3c905b": 0x905510B7,
+    "epic100": 0x000510B8,
+    "es1371": 0x13711274,
+    "sblive": 0x00021102,
+    "audigy": 0x00041102,
+}
 
 
-@pytest.mark.parametrize("name", sorted(NETWORK_CARDS))
+@pytest.mark.parametrize("name", sorted(IDENTITIES))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.binary(max_size=1500))
 @example(data=b"")
@@ -22,6 +29,11 @@ def test_a_hostile_client_does_no_harm(name: str, data: bytes) -> None:
 
 def attack_card(name: str, data: bytes) -> None:
     """Let ``data`` loose on the card of that name."""
+    if name in SOUND_CARDS:
+        attack(
+            lambda loop, refused: SOUND_CARDS[name](loop, refused, WaveSink(-1), WaveSource(-1)), IDENTITIES[name], data
+        )
+        return
     cables = Cables(NETWORK_CARDS[name])
     attack(cables.make, IDENTITIES[name], data, cables.far_end)
     cables.far.close()

@@ -20,10 +20,16 @@ def models(json: Json = False) -> None:
     from nooks.drivers import table as drivers
 
     rows = [
-        {"name": name, "device": f"model:{name}", "summary": summary, "driver": _driver_of(f"model:{name}", drivers())}
-        for name, summary in model.table().items()
+        {
+            "name": name,
+            "class": row.model_class,
+            "device": f"model:{name}",
+            "driver": _driver_of(f"model:{name}", drivers()),
+            "summary": row.summary,
+        }
+        for name, row in model.table().items()
     ]
-    columns = ("device", "driver", "summary")
+    columns = ("device", "class", "driver", "summary")
     cells = [[row[column] for column in columns] for row in rows]
     emit(rows, as_json=json, text=lambda: table(columns, cells, empty="there are none"))
 

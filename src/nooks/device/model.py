@@ -1,7 +1,9 @@
 """Device models of our own: which there are, and how a domain's QEMU reaches one (vfio-user)."""
 
 import difflib
+import os
 import tomllib
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +19,26 @@ MISBEHAVIOURS = ("none", "stuck-interrupt", "lost-interrupt", "wrong-dma", "garb
 OPTIONS = {"reset": ("best", "none")}
 """Of every model. ``reset``: what is done to the card between two domains; none: it stays as the last one left it."""
 
+FILES = {"play": os.O_RDWR | os.O_CREAT, "record": os.O_RDONLY}
+"""Of sound cards: the WAV file that what is played goes into, and the one that is recorded; how they are opened."""
+
 TABLE = Path(__file__).with_name("cards.toml")
 
 
+@dataclass(frozen=True)
+class Model:
+    """One row of the table."""
+
+    name: str
+    model_class: str
+    summary: str
+
+
 @cache
-def table() -> dict[str, str]:
-    """All models by name, with the hardware in a few words."""
-    rows: list[dict[str, Any]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))["model"]
-    return {str(row["name"]): str(row["summary"]) for row in rows}
+def table() -> dict[str, Model]:
+    """All models by name."""
+    rows: list[dict[str, str]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))["model"]
+    return {row["name"]: Model(row["name"], row["class"], row["summary"]) for row in rows}
 
 
 def check(device: "Device") -> None:
@@ -36,6 +50,8 @@ def check(device: "Device") -> None:
         hint = f"perhaps model:{near[0]} was meant" if near else f"there are {', '.join(table())}"
         raise InputError(f"there is no device model {device.model!r}", hint)
     for key, value in device.options:
+        if key in FILES and table()[device.model].model_class == "sound":
+            continue
         if key not in OPTIONS:
             raise InputError(f"the device model {device.model} has no option {key!r}", "leave it out")
         if value not in OPTIONS[key]:
@@ -45,6 +61,20 @@ def check(device: "Device") -> None:
 def may_be_reset(device: "Device") -> bool:
     """Whether the card is reset between two domains, where it can be."""
     return dict(device.options).get("reset", "best") == "best"
+
+
+def open_files(device: "Device") -> dict[str, int]:
+    """The files that a sound card is connected to, by option, for the caller to close. Raises InputError."""
+    opened: dict[str, int] = {}
+    for key, path in device.options:
+        if key in FILES:
+            try:
+                opened[key] = os.open(path, FILES[key] | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                for descriptor in opened.values():
+                    os.close(descriptor)
+                raise InputError(f"{key}={path}: {error.strerror}", "give the path of a WAV file") from None
+    return opened
 
 
 def properties(socket_path: str) -> dict[str, Any]:

@@ -8,19 +8,28 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from nooks.hardware.confinement import confine
 from nooks.hardware.control import Control
+from nooks.hardware.emu10k1 import Audigy, Emu10k1
 from nooks.hardware.epic100 import Epic100
+from nooks.hardware.es1371 import Es1371
 from nooks.hardware.etherlink import EtherLink
 from nooks.hardware.loop import Loop
+from nooks.hardware.memory import Refused
 from nooks.hardware.misbehaviour import Kind, Misbehaviour
 from nooks.hardware.network import NetworkCardFactory
+from nooks.hardware.pci import PciFunction
 from nooks.hardware.server import Server
+from nooks.hardware.wave import WaveSink, WaveSource
 
 NETWORK_CARDS: dict[str, NetworkCardFactory] = {"3c905b": EtherLink, "epic100": Epic100}
 """Cards by the names that specifications use (``model:NAME``)."""
+
+SoundCardFactory = Callable[[Loop, Refused, WaveSink, WaveSource], PciFunction]
+SOUND_CARDS: dict[str, SoundCardFactory] = {"es1371": Es1371, "sblive": Emu10k1, "audigy": Audigy}
 
 
 TELL_SECONDS = 0.1
@@ -31,14 +40,19 @@ class Card:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._loop = Loop()
-        factory = NETWORK_CARDS[options.model]
-        self._function = factory(self._loop, self._refused, options.cable_fd, options.serial)
+        self._function = self._made(options)
         handlers = {"state": self._state, "reset": self._reset, "misbehave": self._misbehave}
         self._control = Control(socket.socket(fileno=options.control_fd), handlers, self._loop.stop)
         self._loop.add(self._control.fileno(), self._control.serve)
         self._server = Server(self._loop, socket.socket(fileno=options.listener_fd), self._function, self._changed)
         self._misbehaviour = Misbehaviour(self._function, self._server)
         self._tell_again = 0.0
+
+    def _made(self, options: argparse.Namespace) -> PciFunction:
+        if options.model in NETWORK_CARDS:
+            return NETWORK_CARDS[options.model](self._loop, self._refused, options.cable_fd, options.serial)
+        sink, source = WaveSink(options.play_fd), WaveSource(options.record_fd)
+        return SOUND_CARDS[options.model](self._loop, self._refused, sink, source)
 
     def run(self) -> None:
         """Until nobody needs the card any more."""
@@ -81,9 +95,11 @@ class Card:
 def main() -> int:
     """The process's entry point."""
     parser = argparse.ArgumentParser(prog="nooks.hardware.card")
-    parser.add_argument("model", choices=sorted(NETWORK_CARDS))
-    for name in ("listener", "control", "cable"):
+    parser.add_argument("model", choices=sorted([*NETWORK_CARDS, *SOUND_CARDS]))
+    for name in ("listener", "control"):
         parser.add_argument(f"--{name}-fd", type=int, required=True)
+    for name in ("cable", "play", "record"):
+        parser.add_argument(f"--{name}-fd", type=int, default=-1)
     parser.add_argument("--serial", default="")
     parser.add_argument("--user-id", type=int)
     parser.add_argument("--network-fd", type=int, default=-1)

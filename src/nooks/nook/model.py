@@ -228,7 +228,7 @@ class Starting:
         self.path = directory / SOCKET
         self._name = name
         self.resets = model.may_be_reset(card)
-        self._card = card.model
+        self._card = card
         self._ends = ends
         self._user_id = user_id
         self._network = network
@@ -246,16 +246,25 @@ class Starting:
         return self.listener.fileno()
 
     def process(self, control: socket.socket) -> Process:
-        """Start it; ``control`` is its end of the connection to the nook. Raises ProcessError."""
+        """Start it; ``control`` is its end of the connection to the nook. Raises ProcessError, InputError."""
+        files = model.open_files(self._card)
         descriptors = {
             "listener": self.listener.fileno(),
             "control": control.fileno(),
             "network": self._network,
             **self._ends,
+            **files,
         }
+        try:
+            return self._spawn(descriptors)
+        finally:
+            for descriptor in files.values():
+                os.close(descriptor)
+
+    def _spawn(self, descriptors: Mapping[str, int]) -> Process:
         return spawn(
             [
-                *(sys.executable, *_CARD, self._card),
+                *(sys.executable, *_CARD, self._card.model),
                 *(f"--{kind}-fd={number}" for kind, number in descriptors.items()),
                 f"--serial={self._name}",
                 f"--user-id={model_user(self._user_id)}",
