@@ -54,11 +54,20 @@ _EMU = {
     "Front Playback Volume": [100, 100],
     "AC97 Capture Volume": [100, 100],
 }
-_EMU_RECORDING = {"period": 4096, "periods": 2}
+_AUDIGY = {
+    "Master Playback Volume": [100, 100],
+    "PCM Playback Volume": [100, 100],
+    "PCM Front Playback Volume": [100, 100],
+    "Synth Playback Volume": [0, 0],
+    "Front Playback Volume": [100, 100],
+    "Mic Capture Volume": [0, 0],
+    "Analog Mix Capture Volume": [100, 100],
+}
+_EMU_RECORDING = {"period": 8192, "periods": 2}
 CARDS = [
     pytest.param(Card("es1371", "snd-ens1371"), id="es1371"),
     pytest.param(Card("sblive", "snd-emu10k1", _EMU, _EMU_RECORDING), id="sblive"),
-    pytest.param(Card("audigy", "snd-emu10k1", _EMU, _EMU_RECORDING), id="audigy"),
+    pytest.param(Card("audigy", "snd-emu10k1", _AUDIGY, _EMU_RECORDING), id="audigy"),
 ]
 
 

@@ -61,6 +61,7 @@ class Chip:
     recorded: tuple[int, int]
     inputs: tuple[int, int]
     codec_plays: bool
+    """Whether what is heard and what is recorded goes through the codec, or past it by converters of the card's own."""
     sends: int
     headroom: int
     """What part of full scale a sample is on a bus, for several voices to fit: the programs make up for it."""
@@ -77,7 +78,7 @@ EMU10K1 = Chip(
 EMU10K2 = Chip(
     Layout(12, 1024, 0x40, 0x60, 0xC0, 0x400, 512),
     *(0x400, 0x600, 0x63, 0x30, (*_CAPTURE_RATES, 12000, 11025, 8000)),
-    *((0x68, 0x69), (0x76, 0x77), (0x40, 0x41)),
+    *((0x68, 0x69), (0x76, 0x77), (0x4A, 0x4B)),
     codec_plays=False,
     sends=8,
     headroom=1,
@@ -430,7 +431,7 @@ class Emu10k1(PciFunction):
         self._store(data, _SIZES[chosen - 1])
 
     def _input_gains(self) -> list[tuple[float, float]]:
-        codec = self._codec.input_gains
+        codec = self._codec.input_gains if self.chip.codec_plays else (1.0, 1.0)
         gains: list[tuple[float, float]] = []
         for number, source in enumerate(self.chip.inputs):
             left, right = (self._processor.gain(source, target) * codec[number] for target in self.chip.recorded)
