@@ -12,7 +12,7 @@ from nooks.device import pci, usb
 from nooks.device.taking import resolve
 from nooks.host import paths
 from nooks.spec import load
-from tests.lab.conftest import Card, Nook, Talk, cabled, network_devices, nooks, ok, run
+from tests.lab.conftest import Card, Nook, Talk, cabled, end_nooks, network_devices, nooks, ok, run
 
 pytestmark = [
     pytest.mark.lab,
@@ -40,6 +40,7 @@ STEPS = {"reset", "plug", "probe", "link"}
 def card(request: pytest.FixtureRequest) -> Iterator[Card]:
     with cabled(request.param) as made:
         yield made
+        end_nooks()
 
 
 def driver_of(card: Card) -> str | None:

@@ -11,7 +11,7 @@ from fakes import FakeClock, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nooks.failure.heartbeat import HeartbeatDetector, watch
+from nooks.failure.heartbeat import HeartbeatDetector, HeartbeatLimits, watch
 from nooks.failure.report import FailureReport, Reason
 from nooks.failure.schedstat import VcpuClock, VcpuTimes
 
@@ -313,3 +313,13 @@ def test_a_beat_that_was_still_unread_at_the_first_look_saves_the_domain() -> No
     verdict = detector.check(0.363, VcpuTimes(0.363, 0))
     assert verdict is not None
     assert verdict.detail["last_beat"] == 2
+
+
+def test_a_slow_machines_domain_may_run_longer_without_a_beat() -> None:
+    assert HeartbeatLimits().on(1.0) == HeartbeatLimits()
+    detector = HeartbeatDetector(HeartbeatLimits().on(10.0))
+    detector.begin(1, 0.0)
+    detector.beat(1, 1, 0.0, VcpuTimes(0, 0))
+    verdicts = [detector.check(now / 100, VcpuTimes(now / 100, 0)) for now in range(1, 115)]
+    assert verdicts[:107] == [None] * 107
+    assert any(verdicts)

@@ -24,10 +24,13 @@ from nooks.host.clock import Clock
 
 _LONGEST_NAP_SECONDS = 0.25
 
+BEAT_SECONDS = 0.075
+"""How often a beat is due."""
+
 
 @dataclass(frozen=True)
 class HeartbeatLimits:
-    """All in seconds. A beat is due every 0.075."""
+    """All in seconds."""
 
     run: float = 0.175
     """The virtual CPU ran this long without a beat (healthy: under 0.1)."""
@@ -45,6 +48,19 @@ class HeartbeatLimits:
     """How many late checks per missing beat are forgiven: a supervisor that is always late must judge in the end."""
     confirm: float = 0.005
     """From suspicion to verdict; unread beats are read in between."""
+
+    def on(self, processor: float) -> "HeartbeatLimits":
+        """For a processor that is so many times slower than a usual one: what takes time between two beats takes more.
+
+        A machine that is itself emulated is such a one; it also takes what its host does meanwhile for its own work.
+        """
+        between_beats = self.run - BEAT_SECONDS
+        return dataclasses.replace(
+            self,
+            run=BEAT_SECONDS + between_beats * processor,
+            run_after_late=self.run_after_late * processor,
+            asleep=max(self.asleep, BEAT_SECONDS + between_beats * processor),
+        )
 
 
 @dataclass

@@ -18,13 +18,13 @@ def load_factor() -> float:
 
 def slowness() -> float:
     """How much longer things may take on this machine now, shared or slow as it is; between 1 and 16."""
-    return min(LONGEST, max(load_factor(), _speed() * load_factor() ** 0.5))
+    return min(LONGEST, max(load_factor(), processor() * load_factor() ** 0.5))
 
 
 @cache
-def _speed() -> float:
-    """How many times slower than the reference a processor of this machine is; at least 1."""
-    return max(1.0, min(_loop_seconds() for _ in range(3)) / _REFERENCE_SECONDS)
+def processor() -> float:
+    """How many times slower than the reference a processor of this machine is, between 1 and 16; measured once."""
+    return min(LONGEST, max(1.0, min(_loop_seconds() for _ in range(3)) / _REFERENCE_SECONDS))
 
 
 def _loop_seconds() -> float:

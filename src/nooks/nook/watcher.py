@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import structlog
 
 from nooks.domain.monitor import Event
-from nooks.failure.heartbeat import HeartbeatDetector, watch
+from nooks.failure.heartbeat import HeartbeatDetector, HeartbeatLimits, watch
 from nooks.failure.panic import PanicDetector
 from nooks.failure.process import ProcessDetector, SigchldHub
 from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.failure.schedstat import VcpuClock, VcpuTimes
 from nooks.host.clock import Clock
+from nooks.host.pace import processor
 from nooks.nook.incarnation import Incarnation
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import Message
@@ -65,7 +66,7 @@ class Watcher:
         self._side = side
         self._device = device
         self._live: Incarnation | None = None
-        self._heartbeat = HeartbeatDetector()
+        self._heartbeat = HeartbeatDetector(HeartbeatLimits().on(processor()))
         self._vcpu: VcpuClock | None = None
         self._process: ProcessDetector | None = None
         self._panic = PanicDetector()
