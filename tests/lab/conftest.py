@@ -133,13 +133,14 @@ class Nook:
             time.sleep(0.1)
         return status
 
-    def crash(self, how: str) -> dict[str, Any]:
-        """Fail it, wait until it serves again, and return the detail of its ``resumed`` event."""
+    def crash(self, how: str) -> tuple[str, dict[str, Any]]:
+        """Fail it, wait until it serves again; the reason that was noticed, and the detail of its ``resumed`` event."""
         before = self.until(lambda status: status["state"] == "running" and status["spare_ready"])
         with contact.connect(self.name) as control:
             control.request("crash", {"how": how}, timeout_seconds=30)
         self.until(lambda status: status["recoveries"] > before["recoveries"])
-        return self.events("resumed")[-1].detail or {}
+        failed = next(event for event in self.events("failed") if event.incarnation == before["incarnation"])
+        return failed.reason, self.events("resumed")[-1].detail or {}
 
     def events(self, kind: str) -> list[journal.Event]:
         """The journal's events of one kind."""

@@ -46,7 +46,7 @@ class FakeDriver:
         self.silenced = False
         self.news, self._notify = os.pipe()
 
-    def bring_up(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def bring_up(self, settings: dict[str, Any], claim_seconds: float) -> dict[str, Any]:
         self.settings.update(settings)
         return {
             "driver": "a_driver",

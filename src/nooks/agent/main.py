@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     class DriverClass(Protocol):
         """What a class module's ``create()`` returns."""
 
-        def bring_up(self, settings: dict[str, Any]) -> dict[str, Any]:
-            """Wait for the driver's device to appear, make it ready; the reply without ``seconds.load``."""
+        def bring_up(self, settings: dict[str, Any], claim_seconds: float) -> dict[str, Any]:
+            """Wait for the driver's device to appear, make it ready; the reply without ``seconds.load``.
+
+            ``claim_seconds``: a probe that has begun may take at least as long as claiming the device.
+            """
             ...
 
         def apply(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +171,7 @@ class Agent:
         started = time.monotonic()
         system.wait_for_device([module["path"] for module in request["modules"]], request["claim_seconds"])
         claimed = time.monotonic() - started
-        reply = driver.bring_up(request["settings"])
+        reply = driver.bring_up(request["settings"], request["claim_seconds"])
         reply["seconds"]["load"] = loaded
         reply["seconds"]["probe"] += claimed
         reply["sections"] = system.code_sections([module["path"] for module in request["modules"]])

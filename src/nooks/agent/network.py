@@ -41,11 +41,12 @@ class Network:
         self._settings: Settings  # from bring_up on
         self._reported: dict[str, Any] = {}
 
-    def bring_up(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
+    def bring_up(self, wanted: "dict[str, Any]", claim_seconds: float) -> "dict[str, Any]":
         """See the ``bring_up`` message. Raises Unable if no interface of a device appears in time."""
         started = time.monotonic()
-        nic = _wait_for_interface(virtio=False)
-        host = _wait_for_interface(virtio=True)
+        within_seconds = max(_APPEAR_TIMEOUT_SECONDS, claim_seconds)
+        nic = _wait_for_interface(within_seconds, virtio=False)
+        host = _wait_for_interface(within_seconds, virtio=True)
         self._driver = os.path.basename(os.readlink(f"{_DEVICES}/{nic}/device/driver"))  # noqa: PTH115, PTH119
         host_index, nic_index = self._name(host, HOST), self._name(nic, NIC)
         self._netlink.redirect(host_index, nic_index)
@@ -150,9 +151,9 @@ def _state(carrier: bool, speed: int, duplex: str) -> "dict[str, Any]":
     return {"class": "network", "carrier": carrier, "speed": speed, "duplex": duplex}
 
 
-def _wait_for_interface(virtio: bool) -> str:
+def _wait_for_interface(within_seconds: float, *, virtio: bool) -> str:
     """The first interface of a device, whose bus is virtio or is not."""
-    deadline = time.monotonic() + _APPEAR_TIMEOUT_SECONDS
+    deadline = time.monotonic() + within_seconds
     while True:
         for name in sorted(os.listdir(_DEVICES)):  # noqa: PTH208 - pathlib costs too much here
             bus = _bus(name)

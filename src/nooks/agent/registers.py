@@ -16,9 +16,16 @@ _IO_FLAG = 0x100  # IORESOURCE_IO, include/linux/ioport.h
 _WORDS = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32}
 
 
+ROUNDS = 3
+"""The driver writes registers as well, and may come in between; some cards have one that says which the next one is."""
+
+
 def write_registers(device: str, registers: "list[dict[str, Any]]") -> None:
-    """Write registers ({bar, offset, size in bytes, value}) of the device in the folder ``device``. Raises OSError."""
-    for register in registers:
+    """Write registers ({bar, offset, size in bytes, value}) of the device in the folder ``device``, ROUNDS times over.
+
+    Raises OSError.
+    """
+    for register in registers * ROUNDS:
         path = f"{device}/resource{register['bar']}"
         if _is_port(device, register["bar"]):
             _write_port(path, register["offset"], register["size"], register["value"])

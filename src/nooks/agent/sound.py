@@ -41,10 +41,10 @@ class Sound:
         self._playing: Playing | None = None
         self._recording: Recording | None = None
 
-    def bring_up(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
+    def bring_up(self, wanted: "dict[str, Any]", claim_seconds: float) -> "dict[str, Any]":
         """See the ``bring_up`` message. Raises Unable if no card with a stream appears in time."""
         started = time.monotonic()
-        number = _wait_for_card()
+        number = _wait_for_card(max(_APPEAR_TIMEOUT_SECONDS, claim_seconds))
         self._card = f"card{number}"
         self._mixer = Mixer(f"{_NODES}/controlC{number}")
         self._mixer.make_audible()
@@ -196,9 +196,9 @@ def _of(direction: str, wanted: "dict[str, Any]") -> "dict[str, Any]":
     return {key[len(prefix) :]: value for key, value in wanted.items() if key.startswith(prefix)}
 
 
-def _wait_for_card() -> int:
+def _wait_for_card(within_seconds: float) -> int:
     """The number of the first card that has a stream and whose nodes are there."""
-    deadline = time.monotonic() + _APPEAR_TIMEOUT_SECONDS
+    deadline = time.monotonic() + within_seconds
     while True:
         for node in sorted(_list(_NODES)):
             if node.startswith("controlC"):
