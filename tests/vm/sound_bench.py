@@ -1,11 +1,13 @@
 """A sound card of ours with its stock driver in a domain without anything else of ours: for tests of the card."""
 
+import base64
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,8 @@ class SoundBench:
         It is killed as soon as ``until`` holds.
         """
         image = initramfs.build(kernel.resolve(), [self.module], payload=GUEST)
-        job = json.dumps({"modules": [*image.base_order, *image.load_order], "steps": steps}).encode().hex()
+        job = json.dumps({"modules": [*image.base_order, *image.load_order], "steps": steps}).encode()
+        words = f"tsc=reliable no_timer_check random.trust_cpu=on job={base64.b64encode(zlib.compress(job)).decode()}"
         device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(self.socket)}}
         memory = new_memory(MEMORY_BYTES)
         size = f"{MEMORY_BYTES >> 20}M"
@@ -74,10 +77,7 @@ class SoundBench:
             *("-accel", "tcg,tb-size=64", "-cpu", "qemu64,+rdrand", "-m", size, "-bios", "/usr/share/qemu/qboot.rom"),
             *("-object", f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{memory},share=on"),
             *("-kernel", str(image.kernel.vmlinux), "-initrd", str(image.initramfs)),
-            *(
-                "-append",
-                f"console=ttyS0 quiet tsc=reliable no_timer_check random.trust_cpu=on panic=-1 rdinit=/init job={job}",
-            ),
+            *("-append", f"console=ttyS0 quiet panic=-1 rdinit=/init {words}"),
             *("-serial", "stdio", "-global", "pci-device.romfile=", "-device", json.dumps(device)),
         ]
         try:

@@ -1,10 +1,11 @@
 """Plays and records with a stock driver by raw ALSA ioctls, and says on the console what came of it.
 
-The job is JSON in hexadecimal on the kernel's command line (``job=``): modules, and steps one after the other. Source:
-include/uapi/sound/asound.h.
+The job is JSON, packed for the 2 KiB of the kernel's command line (``job=``): modules, and steps one after the
+other. Source: include/uapi/sound/asound.h.
 """
 
 import array
+import binascii
 import ctypes
 import fcntl
 import json
@@ -12,6 +13,7 @@ import os
 import struct
 import sys
 import time
+import zlib
 
 _FINIT_MODULE = 313
 _HW_PARAMS, _PREPARE, _DRAIN, _WRITEI, _READI = 0xC2604111, 0x4140, 0x4144, 0x40184150, 0x80184151
@@ -37,7 +39,8 @@ def main() -> None:
             _libc.mount(kind, place, kind, 0, None)
         with open("/proc/cmdline") as file:
             words = file.read().split()
-        job = json.loads(bytes.fromhex(next(word[4:] for word in words if word.startswith("job="))))
+        packed = next(word[4:] for word in words if word.startswith("job="))
+        job = json.loads(zlib.decompress(binascii.a2b_base64(packed)))
         for name in job["modules"]:
             insert(f"/modules/{name}")
         wait_for("/dev/snd/controlC0")
