@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nooks.agent import netlink, network_settings, quickjson
@@ -18,7 +18,6 @@ from nooks.agent.netlink import Link
 from nooks.agent.network_settings import Settings
 from nooks.xpc import wire
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -26,7 +25,6 @@ JSON = st.recursive(
 )
 
 
-@PATIENT
 @given(JSON)
 def test_quick_json_is_json(value: object) -> None:
     encoded = quickjson.dump(value)
@@ -48,14 +46,12 @@ def test_quick_json_cannot_write(bad: object) -> None:
         quickjson.dump(bad)
 
 
-@PATIENT
 @given(st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=40), max_size=8))
 def test_attributes_round_trip(values: dict[int, bytes]) -> None:
     data = b"head" + b"".join(netlink.attribute(kind, value) for kind, value in values.items())
     assert netlink.attributes(data, 4) == values
 
 
-@PATIENT
 @given(st.binary(max_size=80))
 def test_attributes_of_garbage(data: bytes) -> None:
     netlink.attributes(data, 0)

@@ -317,7 +317,7 @@ def xdp_program() -> int:
     return program
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=configurations())
 def test_what_was_recorded_and_put_is_recorded_again(namespace: int, wanted: Configuration) -> None:
     make_cable(namespace, "h0", "h1")

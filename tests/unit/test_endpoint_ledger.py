@@ -88,7 +88,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestLedger.settings = settings(max_examples=150, stateful_step_count=30)
 
 
 def test_features_are_nobodys_while_held() -> None:

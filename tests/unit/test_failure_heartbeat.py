@@ -227,7 +227,7 @@ def test_nothing_is_said_before_begin_and_after_end() -> None:
     assert host.play(3) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(["run", "wait", "sleep"]), st.integers(1, 90)), min_size=1, max_size=20),
     st.lists(st.integers(1, 400), min_size=1, max_size=6),

@@ -306,7 +306,7 @@ def test_a_broken_prober_is_nobody_to_ask() -> None:
     scenario(play)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0, 1, 3, 30]), st.sampled_from([0, 1, 3, 30]), st.integers(1, 60)),

@@ -3,7 +3,7 @@
 import pytest
 from ethernet_cable import Cables
 from hostile_client import attack
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nooks.hardware.card import NETWORK_CARDS, SOUND_CARDS
@@ -19,7 +19,7 @@ IDENTITIES = {
 
 
 @pytest.mark.parametrize("name", sorted(IDENTITIES))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(data=st.binary(max_size=1500))
 @example(data=b"")
 @example(data=bytes([5, 40]) + b"\xff" * 60)

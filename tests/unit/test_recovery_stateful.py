@@ -184,5 +184,5 @@ class Recovery(RuleBasedStateMachine):
         assert not left
 
 
-Recovery.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Recovery.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestRecovery = Recovery.TestCase

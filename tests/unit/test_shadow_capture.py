@@ -100,7 +100,7 @@ def test_an_outage_is_silence_of_its_length() -> None:
     assert len(made.got) // FRAME == 2340
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     outages=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(0, 4)), min_size=1, max_size=12),
 )

@@ -336,4 +336,4 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestLives.settings = settings(max_examples=120, stateful_step_count=40)

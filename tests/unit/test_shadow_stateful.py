@@ -180,4 +180,4 @@ class ShadowMachine(RuleBasedStateMachine):
 
 
 TestShadow = ShadowMachine.TestCase
-TestShadow.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestShadow.settings = settings(max_examples=80, stateful_step_count=40)

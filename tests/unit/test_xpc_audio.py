@@ -1,13 +1,12 @@
 """Packets of samples: whole however they are cut, and nothing else accepted."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 UINT32 = st.integers(0, 2**32 - 1)
 PACKETS = st.lists(
     st.tuples(
@@ -23,7 +22,6 @@ PACKETS = st.lists(
 )
 
 
-@PATIENT
 @given(PACKETS, st.lists(st.integers(1, 30), max_size=40))
 def test_packets_survive_any_cut(packets: list[tuple[int, int, int, int, int, int, bytes]], cuts: list[int]) -> None:
     stream = b"".join(
@@ -51,7 +49,6 @@ def test_what_is_no_packet_is_refused(wrong: bytes) -> None:
         list(audio.Decoder().feed(wrong))
 
 
-@PATIENT
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_or_waited_for(data: bytes) -> None:
     decoder = audio.Decoder()

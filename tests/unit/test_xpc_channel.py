@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nooks.xpc import messages, wire
@@ -264,7 +264,7 @@ def link_frame(numbers: tuple[int, int, int]) -> bytes:
 FRAME_BYTES = st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 2)).map(link_frame)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=100) | FRAME_BYTES, max_size=6))
 def test_no_bytes_from_a_domain_escape_as_another_exception(chunks: list[bytes]) -> None:
     async def body() -> None:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nooks.xpc import messages
@@ -13,7 +13,6 @@ from nooks.xpc.messages import Message
 from nooks.xpc.settings import check_settings
 from nooks.xpc.states import NetworkState
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 READBACK = {
     "mac": "02:00:00:00:00:01",
     "mtu": 1500,
@@ -100,7 +99,6 @@ def test_round_trip(cls: type[Message], payload: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("cls", "payload"), EXAMPLES, ids=lambda value: getattr(value, "__name__", ""))
-@PATIENT
 @given(data=st.data())
 def test_any_change_parses_or_is_a_protocol_error(
     cls: type[Message], payload: dict[str, Any], data: st.DataObject
@@ -159,7 +157,6 @@ def test_values_out_of_bounds(key: str, value: object) -> None:
         messages.BringUpReply.parse({**BRING_UP_REPLY, inside: value})
 
 
-@PATIENT
 @given(JSON)
 def test_settings_of_any_kind(value: object) -> None:
     with suppress(ProtocolError):

@@ -4,14 +4,13 @@ import itertools
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nooks.xpc import wire
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.wire import Decoder, Frame
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 UINT32 = st.integers(0, 2**32 - 1)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -33,7 +32,6 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
-@PATIENT
 @given(st.lists(FRAMES, max_size=6), st.lists(st.integers(0, 10**6), max_size=20), st.booleans())
 def test_frames_survive_any_chunking(frames: list[Frame], cuts: list[int], resync: bool) -> None:
     decoder = Decoder(resync=resync)
@@ -42,7 +40,6 @@ def test_frames_survive_any_chunking(frames: list[Frame], cuts: list[int], resyn
     assert decoder.buffered_bytes == 0
 
 
-@PATIENT
 @given(st.lists(st.binary(max_size=200) | FRAMES.map(wire.encode), max_size=6), st.data())
 def test_garbage_gives_frames_or_a_protocol_error(chunks: list[bytes], data: st.DataObject) -> None:
     decoder = Decoder()
@@ -58,7 +55,6 @@ def test_garbage_gives_frames_or_a_protocol_error(chunks: list[bytes], data: st.
         pass
 
 
-@PATIENT
 @given(st.binary(max_size=300), FRAMES)
 def test_resync_finds_the_frame_behind_garbage(garbage: bytes, frame: Frame) -> None:
     decoder = Decoder(resync=True)
@@ -67,7 +63,6 @@ def test_resync_finds_the_frame_behind_garbage(garbage: bytes, frame: Frame) -> 
     assert decoder.buffered_bytes == 0
 
 
-@PATIENT
 @given(FRAMES, FRAMES, st.integers(1, 10**6))
 def test_resync_survives_a_truncated_frame(lost: Frame, frame: Frame, cut: int) -> None:
     encoded = wire.encode(lost)
