@@ -19,7 +19,7 @@ from nooks.spec import DeviceKind, DriverClass, Spec, parse_device
 
 Flavour = Literal["amd64", "686"]
 
-OFFERED_CLASSES: frozenset[DriverClass] = frozenset({"network"})
+OFFERED_CLASSES: frozenset[DriverClass] = frozenset({"network", "sound"})
 """The classes for which there is a shadow driver."""
 
 OFFERED_DEVICES: frozenset[DeviceKind] = frozenset({"emulated", "model", "pci", "usb"})
@@ -52,6 +52,7 @@ class Driver(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     module: str = ""
     parameters: str = ""
     flavour: Flavour = "amd64"
+    with_modules: tuple[str, ...] = ()
     firmware: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     stray_dma: tuple[Register, ...] = ()

@@ -58,8 +58,10 @@ def test_an_unknown_driver_without_a_device_is_refused_with_a_hint() -> None:
 def test_classes() -> None:
     with pytest.raises(InputError, match="e1000 is a network driver, not a sound driver"):
         drivers.complete(spec(driver="e1000", class_="sound"))
-    with pytest.raises(InputError, match="sound drivers can't run in a nook yet"):
-        drivers.complete(spec(driver="snd-sb16", device="emulated:sb16", class_="sound"))
+    with pytest.raises(InputError, match="block drivers can't run in a nook yet"):
+        drivers.complete(spec(driver="ahci", device="emulated:ide-hd", class_="block"))
+    completed, driver = drivers.complete(spec(driver="snd-sb16", device="emulated:sb16", class_="sound"))
+    assert (completed.driver_class, driver.module) == ("sound", "snd-sb16")
 
 
 @pytest.mark.parametrize(

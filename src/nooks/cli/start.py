@@ -56,6 +56,10 @@ def start(
         list[str] | None,
         typer.Option("--address", metavar="ADDRESS", help="dhcp, or an address with its prefix; may be repeated."),
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="POLICY", help="Sound, while a driver is away: content or clock.")
+    ] = None,
+    latency: Annotated[str | None, typer.Option("--latency", metavar="LATENCY", help="Sound: default or low.")] = None,
     intensity: IntensityOption = None,
     period_seconds: PeriodOption = None,
     means: MeansOption = None,
@@ -76,6 +80,8 @@ def start(
         "debug": debug,
         "network.wire": wire,
         "network.address": "dhcp" if address == ["dhcp"] else address,
+        "sound.policy": policy,
+        "sound.latency": latency,
         "restart.intensity": intensity,
         "restart.period_seconds": period_seconds,
         "restart.means": means,

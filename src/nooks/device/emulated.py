@@ -4,8 +4,12 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nooks.host.errors import InputError
+
+BUSES = Path(__file__).with_name("buses.toml")
+"""Rows of data: which other devices a model is plugged into, in this order."""
 
 MODELS = Path(__file__).with_name("models.toml")
 """Rows of data: what a model is told unless the user says otherwise."""
@@ -22,7 +26,7 @@ def device_properties(model: str, options: tuple[tuple[str, str], ...], **own: s
     for key, _ in options:
         if key in RESERVED:
             raise InputError(f"the device option {key!r} is set by nooks itself", "leave it out")
-    return {"driver": model, **own, **_defaults().get(model, {}), **dict(options)}
+    return {"driver": model, **own, **_rows(MODELS).get(model, {}), **dict(options)}
 
 
 def as_argument(properties: Mapping[str, str]) -> tuple[str, str]:
@@ -32,8 +36,8 @@ def as_argument(properties: Mapping[str, str]) -> tuple[str, str]:
 
 
 @cache
-def _defaults() -> dict[str, dict[str, str]]:
-    return tomllib.loads(MODELS.read_text(encoding="utf-8"))
+def _rows(table: Path) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(table.read_text(encoding="utf-8"))
 
 
 def literal(text: str) -> str:
@@ -64,3 +68,36 @@ def host_side_network() -> tuple[str, ...]:
         *("-netdev", "tap,id=host,fd={host}"),
         *("-device", "virtio-net-pci,netdev=host"),
     )
+
+
+SOUND_LINE = ("-audiodev", "none,id=line")
+"""What an emulated card's plugs lead to: nobody hears it, but its clock runs."""
+
+SOUND_LINE_OUTSIDE = ("-display", "dbus,p2p=yes,audiodev=line", "-audiodev", "dbus,id=line")
+"""Plugs that somebody outside can connect to, by a socket that the monitor hands over (QEMU, D-Bus display)."""
+
+
+def sound_card(model: str, options: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """An emulated sound card on such a line, as ``device_properties``. Raises InputError."""
+    return device_properties(model, options, audiodev="line")
+
+
+def sound_trial(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """The same card, to find out whether QEMU takes it."""
+    return (*SOUND_LINE, *buses(model), *as_argument(sound_card(model, options)))
+
+
+def host_side_sound() -> tuple[str, ...]:
+    """The port by which samples come and go, whose other end is the descriptor ``sound``."""
+    return ("-chardev", "socket,id=sound,fd={sound}", "-device", "virtserialport,chardev=sound,nr=3,name=nooks.sound")
+
+
+def trial(driver_class: str, model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """A device of a class with nothing behind it, to find out whether QEMU takes it. Raises InputError."""
+    return {"network": network_trial, "sound": sound_trial}[driver_class](model, options)
+
+
+def buses(model: str) -> tuple[str, ...]:
+    """The controllers that a model is plugged into, for those that are on no bus that every domain has."""
+    rows: dict[str, list[str]] = _rows(BUSES).get("needs", {})
+    return tuple(word for controller in rows.get(model, []) for word in ("-device", controller))

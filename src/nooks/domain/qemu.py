@@ -40,6 +40,10 @@ MODULES = "0xffffffffa0000000..0xfffffffffeffffff,0xc4000000..0xffffffff"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
+_KINDS = {"netdev": "network", "audiodev": "sound"}
+"""What a device is that has a property of that name."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides what a domain is; two domains of equal plans may share a snapshot.
@@ -120,8 +124,9 @@ def check_device(model: str, hardware: Sequence[str]) -> None:
         said = " ".join(str(error).split()).rpartition(f"{PROGRAM}: ")[2]
         if "not a valid device model" in said:
             raise InputError(f"QEMU does not emulate a device {model!r}", f"see '{PROGRAM} -device help'") from None
-        if f"Property '{model}.netdev' not found" in said:
-            raise InputError(f"the device {model!r} is no network card", "'nooks drivers' lists some") from None
+        for wanted, kind in _KINDS.items():
+            if f"Property '{model}.{wanted}' not found" in said:
+                raise InputError(f"the device {model!r} is no {kind} card", "'nooks drivers' lists some") from None
         complaint = re.sub(r"^-device \S+: ", "", said)
         raise InputError(f"QEMU refuses the device: {complaint}", f"see '{PROGRAM} -device {model},help'") from None
 
@@ -160,7 +165,7 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
         *("-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,fd={descriptors['console']}"),
         *("-serial", "chardev:console"),
-        *("-device", "virtio-serial-pci,max_ports=3"),
+        *("-device", "virtio-serial-pci,max_ports=4"),
         *("-chardev", f"socket,id=xpc,fd={descriptors['xpc']}"),
         *("-device", "virtserialport,chardev=xpc,nr=1,name=nooks.xpc"),
         *("-chardev", f"socket,id=heartbeat,fd={descriptors['heartbeat']}"),

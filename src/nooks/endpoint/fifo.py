@@ -25,6 +25,16 @@ _BACKLOG_SECONDS = 0.25
 """What is recorded waits for a reader for so long at most."""
 
 
+def make_directory(path: Path, user_id: int) -> None:
+    """A directory for pipes that the sound server's user alone can enter. Raises MachineError."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        if user_id != os.geteuid():
+            os.chown(path, user_id, -1)
+    except OSError as error:
+        raise MachineError(f"{path} can't be made: {error.strerror}", "free some space") from None
+
+
 def make(path: Path, user_id: int) -> int:
     """A new named pipe at ``path`` that belongs to the sound server's user; its descriptor. Raises MachineError."""
     try:
@@ -32,9 +42,17 @@ def make(path: Path, user_id: int) -> int:
         os.mkfifo(path, 0o600)
         if user_id != os.geteuid():
             os.chown(path, user_id, -1)
-        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise MachineError(f"the pipe {path} can't be made: {error.strerror}", "free some space") from None
+    return join(path)
+
+
+def join(path: Path) -> int:
+    """A descriptor of the pipe at ``path``, which is made one page long. Raises MachineError."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise MachineError(f"the pipe {path} can't be opened: {error.strerror}", "start the nook again") from None
     with suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PAGE_BYTES)
     return descriptor

@@ -4,7 +4,7 @@ PipeWire's own pipe-tunnel lets its own clock go on and drops what a full pipe d
 graph makes the applications wait instead, as PulseAudio's pipe sink does. The process goes on when its supervisor dies,
 and ends when nobody has the other ends of its pipes any more, or PipeWire goes.
 
-Arguments: the nodes' name, then for each stream ``playback`` or ``capture``, format, rate, channels, the pipe's path.
+Arguments, for each stream: ``playback`` or ``capture``, the node's name, format, rate, channels, the pipe's path.
 """
 
 import os
@@ -37,6 +37,7 @@ class Side:
     """One stream: what it is, and its pipe."""
 
     direction: str
+    name: str
     sample_format: str
     rate: int
     channels: int
@@ -56,7 +57,7 @@ class Side:
 class Node:
     """A stream with its pipe; ``lost`` says why it ended, if it did."""
 
-    def __init__(self, name: str, side: Side, loop: MainLoop) -> None:
+    def __init__(self, side: Side, loop: MainLoop) -> None:
         self.side = side
         self.playing = side.direction == "playback"
         way = os.O_WRONLY if self.playing else os.O_RDONLY
@@ -69,8 +70,8 @@ class Node:
         properties = {
             "media.class": kind,
             "media.type": "Audio",
-            "node.name": name,
-            "node.description": name,
+            "node.name": side.name,
+            "node.description": side.name,
             "node.driver": "true",
             "priority.driver": _PRIORITY,
             "priority.session": 1,
@@ -144,10 +145,10 @@ class Node:
         self._connected = state > UNCONNECTED
 
 
-def run(name: str, sides: Sequence[Side]) -> None:
+def run(sides: Sequence[Side]) -> None:
     """Move samples until there is nobody to move them for. Raises MachineError, OSError (the other side has gone)."""
     loop = MainLoop(library())
-    nodes = [Node(name, side, loop) for side in sides]
+    nodes = [Node(side, loop) for side in sides]
     poll = select.poll()
     poll.register(loop.descriptor, select.POLLIN)
     while True:
@@ -167,15 +168,14 @@ def run(name: str, sides: Sequence[Side]) -> None:
 
 def main() -> int:
     """Entry point; see the module's text for the arguments."""
-    name, *words = sys.argv[1:]
     sides = [
-        Side(direction, sample_format, int(rate), int(channels), Path(path))
-        for direction, sample_format, rate, channels, path in zip(*[iter(words)] * 5, strict=True)
+        Side(direction, name, sample_format, int(rate), int(channels), Path(path))
+        for direction, name, sample_format, rate, channels, path in zip(*[iter(sys.argv[1:])] * 6, strict=True)
     ]
     try:
-        run(name, sides)
+        run(sides)
     except (MachineError, OSError) as error:
-        print(f"pipewire gate of {name}: {error}", file=sys.stderr)
+        print(f"pipewire gate: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -22,6 +22,8 @@ from nooks.xpc.states import StreamState
 GATE, SERVER, PIPE = "sound.gate", "sound.server", "sound.pipe."
 """What the keeper holds: the gate's pidfd, the private server's, and the pipes."""
 
+PIPES = "pipes"
+
 RETRY_SECONDS = 0.5
 _KILL_SECONDS = 5.0
 
@@ -60,8 +62,13 @@ class Held(Protocol):
 
 
 def sink_name(nook: str) -> str:
-    """What sink and source of a nook are called."""
+    """What the sink of a nook is called."""
     return f"nooks-{nook}"
+
+
+def source_name(nook: str) -> str:
+    """What its source is called: PulseAudio has one name space for both (pulsecore/namereg.c)."""
+    return f"nooks-{nook}.source"
 
 
 def silent_frame(stream: StreamState) -> bytes:
@@ -70,13 +77,16 @@ def silent_frame(stream: StreamState) -> bytes:
 
 
 class SoundEndpoint:
-    """Sink and source of one nook. ``removed`` is told if a user takes them away."""
+    """Sink and source of one nook. ``removed`` is told if a user takes them away, ``renewed`` of pipes made anew."""
 
     def __init__(self, nook: str, directory: Path, held: Held, removed: Callable[[], None]) -> None:
-        self.name = sink_name(nook)
+        self.sink = sink_name(nook)
+        self.source = source_name(nook)
         self.played: PlayedPipe | None = None
         self.recorded: RecordedPipe | None = None
+        self.renewed: Callable[[], None] = lambda: None
         self._directory = directory
+        self._pipes = directory / PIPES
         self._held = held
         self._removed = removed
         self._server: sound_server.Server | None = None
@@ -105,21 +115,22 @@ class SoundEndpoint:
 
         Raises MachineError if there is no server and none can be started, InputError if the name is taken.
         """
-        await sound_server.forget(self._directory, self.name)
+        await sound_server.forget(self._pipes)
         await private_pulse.end(self._directory)
         self._server = await sound_server.find()
         if self._server is None:
             private_pulse.check()
         else:
-            await self._server.refuse_taken(self.name)
+            await self._server.refuse_taken(self.sink, self.source)
 
     async def present(self, playback: StreamState | None, capture: StreamState | None) -> None:
         """Make the pipes for a card's streams, and sink and source on the server. Raises NooksError."""
         self._streams = _streams(playback, capture)
         server = self._server or await self._found_or_started()
         self._server = None
+        fifo.make_directory(self._pipes, server.client.user_id)
         for direction in self._streams:
-            self._keep(direction, fifo.make(self._directory / direction, server.client.user_id))
+            self._keep(direction, fifo.make(self._pipes / direction, server.client.user_id))
         self._offer = self._made_offer()
         await self._attach(server)
 
@@ -154,7 +165,7 @@ class SoundEndpoint:
             if pipe is not None:
                 self._held.forget(f"{PIPE}{direction}")
                 os.close(pipe.descriptor)
-                (self._directory / direction).unlink(missing_ok=True)
+                (self._pipes / direction).unlink(missing_ok=True)
         self.played = self.recorded = None
 
     async def playing(self) -> list[str]:
@@ -194,8 +205,9 @@ class SoundEndpoint:
     def _made_offer(self) -> Offer:
         played, recorded = self._streams.get(PLAYBACK), self._streams.get(CAPTURE)
         return Offer(
-            self.name,
-            self._directory,
+            self.sink,
+            self.source,
+            self._pipes,
             Format(_PLAYED_SAMPLES, played.rate, played.channels) if played else None,
             Format(_RECORDED_SAMPLES[recorded.format], recorded.rate, recorded.channels) if recorded else None,
         )
@@ -221,6 +233,7 @@ class SoundEndpoint:
         except BaseException:
             await server.leave()
             raise
+        self._follow_pipes(fifo.join)
 
     def _use(self, attachment: Attachment) -> None:
         self._attachment = attachment
@@ -229,7 +242,7 @@ class SoundEndpoint:
         if isinstance(attachment, GateAttachment):
             self._held.give(GATE, attachment.pidfd)
         self._held.record(sound=attachment.facts)
-        self._log.info("sink and source", name=self.name, server=attachment.address)
+        self._log.info("sink and source", name=self.sink, server=attachment.address)
 
     async def _adopted(self) -> Attachment | None:
         facts = self._held.facts.get("sound", {})
@@ -265,7 +278,8 @@ class SoundEndpoint:
         while True:
             try:
                 server = await self._found_or_started()
-                self._renew_pipes(server.client.user_id)
+                user_id = server.client.user_id
+                self._follow_pipes(lambda path, user_id=user_id: fifo.make(path, user_id))
                 await self._attach(server)
             except NooksError as error:
                 self._log.info("no sound server yet", error=str(error))
@@ -274,15 +288,18 @@ class SoundEndpoint:
                 self._returning = None
                 return
 
-    def _renew_pipes(self, user_id: int) -> None:
-        """A server may have removed a pipe when it went."""
+    def _follow_pipes(self, another: Callable[[Path], int]) -> None:
+        """A server may have made a pipe itself, or removed one when it went: use what is at its place, or is made."""
         for direction, pipe in ((PLAYBACK, self.played), (CAPTURE, self.recorded)):
-            path = self._directory / direction
+            path = self._pipes / direction
             if pipe is not None and not fifo.is_there(path, pipe.descriptor):
-                made = fifo.make(path, user_id)
-                os.dup2(made, pipe.descriptor, inheritable=False)
-                os.close(made)
+                other = another(path)
+                os.dup2(other, pipe.descriptor, inheritable=False)
+                os.close(other)
                 self._held.give(f"{PIPE}{direction}", pipe.descriptor)
+                self.renewed()
+                if self.recorded is not None and pipe is self.recorded:
+                    self.recorded.stuff()
 
     async def _end_private(self) -> None:
         if not self.private:

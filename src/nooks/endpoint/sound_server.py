@@ -39,12 +39,13 @@ class Format:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a nook has for a server: the name of sink and source, and their formats (None where there is none).
+    """What a nook has for a server: the names of sink and source, and their formats (None where there is none).
 
     Their pipes are ``playback`` and ``capture`` in ``directory``.
     """
 
-    name: str
+    sink: str
+    source: str
     directory: Path
     playback: Format | None
     capture: Format | None
@@ -94,17 +95,21 @@ class PulseAttachment:
 
     @classmethod
     async def attach(cls, client: PulseClient, offer: Offer) -> "PulseAttachment":
-        """Load the modules. Raises PulseError; nothing is left then."""
+        """Load the modules. Raises PulseError; nothing is left then.
+
+        The module for recording makes its pipe itself, and fails if one is there (module-pipe-source.c).
+        """
         made = cls(client, [])
         try:
             await client.watch_modules()
+            (offer.directory / CAPTURE).unlink(missing_ok=True)
             for module, arguments in _modules(offer):
                 made._modules.append(await client.load(module, arguments))
         except BaseException:
             with suppress(PulseError):
                 await made.detach()
             raise
-        made._sink = offer.name
+        made._sink = offer.sink
         return made
 
     @classmethod
@@ -115,7 +120,7 @@ class PulseAttachment:
                 return None
         await client.watch_modules()
         made = cls(client, modules)
-        made._sink = offer.name
+        made._sink = offer.sink
         return made
 
     @property
@@ -178,9 +183,9 @@ class GateAttachment:
     @classmethod
     def attach(cls, address: str, runtime: str, offer: Offer) -> "GateAttachment":
         """Start the gate; ``runtime`` is the directory of PipeWire's socket."""
-        argv = [sys.executable, "-m", "nooks.endpoint.pipewire_gate", offer.name]
-        for direction, form in _streams(offer):
-            argv += [direction, form.sample, str(form.rate), str(form.channels), str(offer.directory / direction)]
+        argv = [sys.executable, "-m", "nooks.endpoint.pipewire_gate"]
+        for direction, name, form in _streams(offer):
+            argv += [direction, name, form.sample, str(form.rate), str(form.channels), str(offer.directory / direction)]
         process = spawn(
             argv, stderr=sys.stderr.fileno(), env={**os.environ, "XDG_RUNTIME_DIR": runtime}, new_session=True
         )
@@ -249,13 +254,12 @@ class Server:
         await self.client.close()
         return GateAttachment.attach(self.address, self.runtime, offer)
 
-    async def refuse_taken(self, name: str) -> None:
-        """Raises InputError if there is a sink or source of that name."""
-        for kind, taken in (("sink", self.client.has_sink), ("source", self.client.has_source)):
-            if await taken(name):
-                raise InputError(
-                    f"the sound server at {self.address} has a {kind} {name} already", "choose another --name"
-                )
+    async def refuse_taken(self, *names: str) -> None:
+        """Raises InputError if there is a sink or source of one of these names."""
+        for name in names:
+            if await self.client.has_sink(name) or await self.client.has_source(name):
+                what = f"the sound server at {self.address} has a sink or source {name} already"
+                raise InputError(what, "choose another --name")
 
     async def leave(self) -> None:
         """Close the connection."""
@@ -287,14 +291,14 @@ async def find() -> Server | None:
     return None
 
 
-async def forget(directory: Path, name: str) -> None:
+async def forget(directory: Path) -> None:
     """Unload what an earlier nook of this directory left on a server, because it was killed with its keeper."""
     server = await find()
     if server is None:
         return
     try:
         for module, arguments in await server.client.modules():
-            if f"file={directory}/" in arguments and name in arguments:
+            if f"file={directory}/" in arguments:
                 await server.client.unload(module)
     except PulseError as error:
         structlog.get_logger().warning("the sound server was not cleared up", error=str(error))
@@ -307,22 +311,24 @@ def _runtime(user_id: int) -> str:
     return own if own and user_id == os.geteuid() else f"/run/user/{user_id}"
 
 
-def _streams(offer: Offer) -> list[tuple[str, Format]]:
-    return [(way, form) for way, form in ((PLAYBACK, offer.playback), (CAPTURE, offer.capture)) if form is not None]
+def _streams(offer: Offer) -> list[tuple[str, str, Format]]:
+    """What there is: direction, name, format."""
+    found = ((PLAYBACK, offer.sink, offer.playback), (CAPTURE, offer.source, offer.capture))
+    return [(direction, name, form) for direction, name, form in found if form is not None]
 
 
 def _modules(offer: Offer) -> list[tuple[str, str]]:
     """PulseAudio's modules with their arguments."""
     loads: list[tuple[str, str]] = []
-    for direction, form in _streams(offer):
+    for direction, name, form in _streams(offer):
         kind = "sink" if direction == PLAYBACK else "source"
         facts = {
-            f"{kind}_name": offer.name,
+            f"{kind}_name": name,
             "file": offer.directory / direction,
             "format": form.sample,
             "rate": form.rate,
             "channels": form.channels,
-            f"{kind}_properties": f"device.description={offer.name}",
+            f"{kind}_properties": f"device.description={name}",
         }
         loads.append((f"module-pipe-{kind}", " ".join(f"{key}={value}" for key, value in facts.items())))
     return loads

@@ -214,7 +214,7 @@ def _planned_possession(spec: Spec, *, force: bool) -> "Possession | None":
         examining.check(spec.device or "", force=force)
         possessed = possession.plan(spec)
     own = possessed.taken.interfaces if possessed is not None else ()
-    if Path("/sys/class/net", spec.name).exists() and spec.name not in own:
+    if spec.driver_class == "network" and Path("/sys/class/net", spec.name).exists() and spec.name not in own:
         raise InputError(f"an interface {spec.name} exists already", "choose another --name")
     return possessed
 
@@ -227,6 +227,8 @@ def _take(claimed: Claim, possessed: "Possession") -> None:
 
 def _note_namespace(claimed: Claim, spec: Spec) -> None:
     """Note the namespace that the supervisor is about to make, should it be killed before it can remove it."""
+    if spec.driver_class != "network":
+        return
     from nooks.endpoint import netns
 
     tap = spec.network.tap()

@@ -30,7 +30,7 @@ def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dic
 
     resolved = kernel.resolve(spec.kernel, driver.flavour, progress)
     try:
-        modules = [*passthrough.modules(spec.parsed_device.kind), driver.module]
+        modules = [*passthrough.modules(spec.parsed_device.kind), *driver.with_modules, driver.module]
         image = initramfs.build(resolved, modules, firmware=driver.firmware, progress=progress)
     except InputError as error:
         if driver.known:
@@ -73,7 +73,7 @@ def check_machine(spec: Spec) -> None:
     """Quick checks of what a nook needs, so that the commonest lacks are told in one line. Raises MachineError."""
     if os.geteuid() != 0:
         raise MachineError(f"a {spec.driver_class} nook needs root", "run the command with sudo")
-    if not Path("/dev/net/tun").exists():
+    if spec.driver_class == "network" and not Path("/dev/net/tun").exists():
         raise MachineError("/dev/net/tun is missing", "load it with 'modprobe tun', or grant it to this container")
     if shutil.which("qemu-system-x86_64") is None:
         raise MachineError("QEMU is not installed", "apt-get install qemu-system-x86")
@@ -84,7 +84,7 @@ def check_emulator(spec: Spec) -> None:
 
     Raises MachineError or InputError.
     """
-    from nooks.device.emulated import network_trial
+    from nooks.device.emulated import trial
     from nooks.domain import emulator, qemu
     from nooks.host import cache
 
@@ -98,7 +98,7 @@ def check_emulator(spec: Spec) -> None:
     elif device.kind != "emulated" or spec.device in record.get("taken", ()):
         return
     if device.kind == "emulated":
-        qemu.check_device(device.model, network_trial(device.model, device.options))
+        qemu.check_device(device.model, trial(spec.driver_class or "", device.model, device.options))
         record["taken"] = [*record.get("taken", ()), spec.device][-DEVICES_REMEMBERED:]
     path.parent.mkdir(parents=True, exist_ok=True)
     cache.write_file(path, json.dumps(record))

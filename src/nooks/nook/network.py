@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 import structlog
@@ -21,9 +20,10 @@ from nooks.failure.network import NetworkDetector
 from nooks.failure.probe import NeighbourProber
 from nooks.failure.report import ReportSink
 from nooks.host.clock import SystemClock
-from nooks.host.errors import NooksError
-from nooks.host.pace import load_factor, slowness
+from nooks.host.pace import load_factor
 from nooks.keeper.client import KeeperGone
+from nooks.nook import asking
+from nooks.nook.asking import patience, resume, surely
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink
@@ -32,15 +32,12 @@ from nooks.shadow.network import DriverState, NetworkShadow
 from nooks.shadow.readback import LinkState, Outcome
 from nooks.spec import Spec
 from nooks.xpc.channel import Channel
-from nooks.xpc.errors import ProtocolError, XpcError, XpcTimeout
-from nooks.xpc.messages import Apply, Changed, Message, Read, Resume
+from nooks.xpc.errors import ProtocolError
+from nooks.xpc.messages import Apply, Changed, Message, Read
 from nooks.xpc.settings import Settings
 from nooks.xpc.states import DeviceState, NetworkState
 
 T = TypeVar("T")
-
-ANSWER_SECONDS = 10.0
-"""How long the agent may take over a request: a driver's reset takes seconds, on a busy host longer."""
 
 REHEARSALS = 2
 """How often a spare is told the recorded state: the first time warms its translations up, the second shows it."""
@@ -49,10 +46,6 @@ CARRIER_SECONDS = 5.0
 """How long a spare waits for its card's carrier: drivers look at the link every two seconds."""
 
 SHADOW_LOG, CHANGES_LOG, ENDPOINT_QUEUE = "shadow.log", "endpoint.changes", "endpoint.queue"
-
-
-class NoAnswer(NooksError):  # noqa: N818 - the name says what happened
-    """The agent did not answer, or its channel is closed."""
 
 
 class NetworkSide:
@@ -173,7 +166,7 @@ class NetworkSide:
         """Have the driver take some settings."""
 
         async def ask(channel: Channel) -> Outcome:
-            reply = await channel.request(Apply(settings), _patience())
+            reply = await channel.request(Apply(settings), patience())
             return Outcome(reply.readback, reply.refused)
 
         outcome = await self._request(ask)
@@ -184,7 +177,7 @@ class NetworkSide:
         """Tell a driver that starts who it is and all its settings."""
 
         async def ask(channel: Channel) -> Outcome:
-            reply = await channel.request(_resume(incarnation, settings), _patience())
+            reply = await channel.request(resume(incarnation, settings), patience())
             return Outcome(reply.readback, reply.refused, _link(reply.state))
 
         return await self._request(ask)
@@ -193,7 +186,7 @@ class NetworkSide:
         """The driver's present state."""
 
         async def ask(channel: Channel) -> DriverState:
-            reply = await channel.request(Read(), _patience())
+            reply = await channel.request(Read(), patience())
             return DriverState(reply.readback, _link(reply.state), reply.statistics)
 
         return await self._request(ask)
@@ -202,23 +195,15 @@ class NetworkSide:
         """Bring a spare to the log's state, link included. Cancelled, it leaves the agent's answer to arrive."""
         carrier = False
         for _ in range(REHEARSALS):
-            request = _resume(spare.number, self.log.target())
-            carrier = _link((await _surely(spare.channel.request(request, _patience()))).state).carrier
+            request = resume(spare.number, self.log.target())
+            carrier = _link((await surely(spare.channel.request(request, patience()))).state).carrier
         deadline = time.monotonic() + CARRIER_SECONDS
         while not carrier and self.shadow.link.carrier and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-            carrier = _link((await _surely(spare.channel.request(Read(), _patience()))).state).carrier
+            carrier = _link((await surely(spare.channel.request(Read(), patience()))).state).carrier
 
-    async def _request(self, ask: Callable[[Channel], Awaitable[T]]) -> T:
-        live = self._live()
-        if live is None:
-            raise NoAnswer("there is no driver at the moment", "try again in a second")
-        try:
-            return await ask(live.channel)
-        except XpcTimeout as error:
-            raise NoAnswer(f"the agent does not answer: {error}") from error
-        except XpcError as error:
-            raise NoAnswer(f"the agent did not do it: {error}") from error
+    async def _request(self, question: Callable[[Channel], Awaitable[T]]) -> T:
+        return await asking.ask(self._live(), question)
 
     # -- what is heard -----------------------------------------------------------------------------------------
 
@@ -288,34 +273,6 @@ def _link(state: DeviceState) -> LinkState:
     if not isinstance(state, NetworkState):
         raise ProtocolError(f"a network card says that it is of class {state.CLASS}")
     return LinkState(state.carrier, state.speed, state.duplex)
-
-
-def _patience() -> float:
-    """How long to wait for an answer now, in seconds."""
-    return ANSWER_SECONDS * slowness()
-
-
-def _resume(incarnation: int, settings: Settings) -> Resume:
-    return Resume(
-        incarnation=incarnation,
-        nonce=secrets.token_hex(16),
-        time_ns=time.time_ns(),
-        entropy=secrets.token_hex(32),
-        settings=settings,
-    )
-
-
-async def _surely(asking: Coroutine[Any, Any, T]) -> T:
-    """Ask to the end even if nobody waits any more: an answer that nobody expects would be a violation."""
-    asked = asyncio.ensure_future(asking)
-    asked.add_done_callback(_forget)
-    return await asyncio.shield(asked)
-
-
-def _forget(future: "asyncio.Future[Any]") -> None:
-    """Retrieve the error of a request that nobody may be waiting for any more."""
-    if not future.cancelled():
-        future.exception()
 
 
 async def _make_parts(spec: Spec, ledger: Ledger, mac: str | None) -> tuple[TapEndpoint, Wire | None, Log]:

@@ -17,7 +17,10 @@ from nooks.recovery.protocols import EventSink, Shadow
 from nooks.spec import Spec
 from nooks.xpc.messages import Message
 
-CLASSES: Mapping[str, str] = {"network": "nooks.nook.network:NetworkSide"}
+CLASSES: Mapping[str, str] = {
+    "network": "nooks.nook.network:NetworkSide",
+    "sound": "nooks.nook.sound:SoundSide",
+}
 """Where each class's ClassSide is."""
 
 

@@ -46,10 +46,11 @@ class _Clock:
 class Capture:
     """One recording stream, whatever incarnation records it.
 
-    ``rate`` is in frames a second, ``period`` what arrives at once, ``silence`` one frame of it.
+    ``rate`` is in frames a second, ``period`` what arrives at once, ``silence`` one frame of it. ``first_tag`` differs
+    from what another supervisor may have used.
     """
 
-    def __init__(self, rate: int, period: int, silence: bytes) -> None:
+    def __init__(self, rate: int, period: int, silence: bytes, *, first_tag: int = 0) -> None:
         self.overruns = 0
         self.filled = 0
         self.heard_packets = 0
@@ -58,7 +59,7 @@ class Capture:
         self._silence = silence
         self._wanted = False
         self._present = False
-        self._tag = 0
+        self._tag = first_tag
         self._position = 0
         self._clock = _Clock(rate)
         self._joined = False

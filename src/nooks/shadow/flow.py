@@ -4,7 +4,7 @@ Never blocks and knows neither servers nor domains. Whoever has the descriptors 
 something, ``heard`` when the card said something, and ``tick`` every TICK_SECONDS.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from nooks.host.clock import Clock
@@ -44,13 +44,14 @@ class SoundPort(Protocol):
 
 
 class Flow:
-    """One card's streams; either may be missing."""
+    """One card's streams; either may be missing. ``changed`` is called when the driver came or went."""
 
     def __init__(
         self, playback: Playback | None, capture: Capture | None, card: CardPort, sound: SoundPort, clock: Clock
     ) -> None:
         self.playback = playback
         self.capture = capture
+        self.changed: Callable[[], None] = lambda: None
         self._card = card
         self._sound = sound
         self._clock = clock
@@ -62,6 +63,12 @@ class Flow:
     def open(self) -> bool:
         """Whether applications may play now, else their clock stands still."""
         return self.playback is not None and self.playback.room(self._clock.monotonic()) > 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether time alone may bring something about."""
+        playing = self.playback is not None and self.playback.busy
+        return playing or (self.capture is not None and self.capture.wanted)
 
     # -- the driver's life -------------------------------------------------------------------------------------
 
@@ -77,6 +84,7 @@ class Flow:
             if tag is not None:
                 self._card.send(audio.header(audio.RECORD, tag, flags=audio.GO))
         self.pump()
+        self.changed()
 
     def fail(self) -> None:
         """The driver is gone."""
@@ -84,12 +92,14 @@ class Flow:
             self.playback.fail(self._clock.monotonic())
         if self.capture is not None:
             self.capture.fail()
+        self.changed()
 
     def give_up(self) -> None:
         """The driver will not come back by itself."""
         self.fail()
         if self.playback is not None:
             self.playback.give_up(self._clock.monotonic())
+        self.changed()
 
     # -- frames ------------------------------------------------------------------------------------------------
 
@@ -103,6 +113,7 @@ class Flow:
             space = playback.space(room)
             taken = self._sound.take(space, len(space) // playback.frame_bytes)
             if not taken:
+                playback.starved = True
                 break
             self._taken_at = now
             playback.took(taken)

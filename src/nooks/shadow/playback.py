@@ -67,11 +67,15 @@ class Piece:
 
 
 class Playback:
-    """One playback stream, whatever incarnation plays it. Starts away."""
+    """One playback stream, whatever incarnation plays it. Starts away.
+
+    ``starved``: applications had nothing when they were asked last; then a card that runs dry is nobody's fault.
+    """
 
     def __init__(self, log: FrameLog, sizes: Sizes, policy: Policy) -> None:
         self.policy = policy
         self.flow = Flow.AWAY
+        self.starved = True
         self.underruns = 0
         self.replayed = 0
         self.dropped = 0
@@ -103,6 +107,18 @@ class Playback:
     def under_way(self) -> int:
         """Frames that the driver has and did not report as played."""
         return self._log.index - self._played if self.flow in (Flow.FLOWING, Flow.JOINING) else 0
+
+    @property
+    def position(self) -> int:
+        """What was played, as far as it was reported."""
+        return self._log.base + self._played
+
+    @property
+    def busy(self) -> bool:
+        """Whether time alone may bring something about: a start that is due, frames to be dropped by the clock."""
+        if self.flow is Flow.AWAY:
+            return self.policy is Policy.CLOCK
+        return self.flow is not Flow.FLOWING or self.under_way > 0
 
     @property
     def expecting(self) -> bool:
@@ -173,6 +189,7 @@ class Playback:
 
     def took(self, frames: int) -> None:
         """So many were put there."""
+        self.starved = False
         self._log.took(frames)
         if self.flow is Flow.GONE:
             self.dropped += frames
@@ -236,7 +253,7 @@ class Playback:
 
     def _stopped(self) -> None:
         """The card has played all that it had and stands still; so does its clock."""
-        if self._started and self._played:
+        if self._started and not self.starved:
             self.underruns += 1
         self._started = False
         self._reports.clear()

@@ -120,6 +120,12 @@ class SoundShadow:
         """Record what every driver is to have from now on; the next replay sees to it."""
         self._log.accept(settings, self._log.next_generation())
 
+    def attach(self, flow: Flow) -> None:
+        """From now on applications can play and record."""
+        self.flow = flow
+        if self._life.serving:
+            flow.begin(self._incarnation)
+
     def wanted(self) -> Settings:
         """What every driver is asked for."""
         return {key: value for key, value in self._log.target().items() if key not in OURS}
