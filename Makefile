@@ -33,7 +33,7 @@ $(SYNCED): requirements.lock pyproject.toml | system-packages
 	touch $@
 
 lock: $(SYNCED) ## regenerate requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --quiet --extra dev --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
 
 demo: setup ## crash a network driver seven ways while a download goes on
 	$(AS_ROOT) $(BIN)/nooks demo network

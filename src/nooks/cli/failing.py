@@ -41,6 +41,18 @@ def _known_type(name: str) -> str:
     return name
 
 
+TypeOption = Annotated[
+    str,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        help="The type of the faults; 'nooks inject --help' explains them.",
+        callback=_known_type,
+        autocompletion=complete_types,
+    ),
+]
+
+
 def crash(
     name: Name,
     how: Annotated[How, typer.Option("--how", help="The way in which it fails.")],
@@ -61,16 +73,7 @@ def crash(
 
 def inject(
     name: Name,
-    fault_type: Annotated[
-        str,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            help="The type of the faults, as above.",
-            callback=_known_type,
-            autocompletion=complete_types,
-        ),
-    ] = names.MIXED,
+    fault_type: TypeOption = names.MIXED,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=1000, help="How many.")] = 1,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed makes the same faults.")] = 0,
     show: Annotated[

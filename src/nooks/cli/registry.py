@@ -88,6 +88,15 @@ COMMANDS: dict[str, Entry] = {
         "List our own device models, and make one misbehave.",
         ("nooks hardware models", "nooks hardware misbehave nic0 lost-interrupt", "nooks hardware misbehave nic0 none"),
     ),
+    "campaign": Entry(
+        "nooks.cli.campaign:campaign",
+        "Inject faults into a driver at work, many times over, and find out what becomes of it.",
+        (
+            "nooks campaign --driver e1000 --trials 100 --seed 1 --out results/first",
+            "nooks campaign --driver e1000 --driver e100 --seed 1 --controls --out results/first",
+            "nooks campaign --driver e1000 --seed 1 --trial 17      # that one again",
+        ),
+    ),
     "demo": Entry("nooks.cli.experiments:demo", "Crash a driver while applications use it.", ("nooks demo",)),
     "bench": Entry(
         "nooks.cli.experiments:bench",

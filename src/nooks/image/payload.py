@@ -38,7 +38,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Payload:
-    """A program for domains: ``function`` of ``module``, in ``packages`` (dotted names) below ``root``."""
+    """A program for domains: ``function`` of ``module``, in ``packages`` below ``root``.
+
+    These are packages or modules, by their dotted names, with the packages that they are in.
+    """
 
     root: Path
     packages: tuple[str, ...]
@@ -95,14 +98,19 @@ class Payload:
         tops = {package.partition(".")[0] for package in self.packages}
         if top not in tops:
             return False
-        if name not in tops and not any(f"{name}.".startswith(f"{package}.") for package in self.packages):
+        within = any(f"{name}.".startswith(f"{package}.") for package in self.packages)
+        around = any(package.startswith(f"{name}.") for package in self.packages)
+        if not within and not around:
             raise NooksError(f"{self.module} imports {name}, which is not for domains", "keep to " + str(self.packages))
         return True
 
     def _sources(self) -> list[Path]:
-        folders = [self.root.joinpath(*package.split(".")) for package in self.packages]
-        tops = {self.root / package.partition(".")[0] / "__init__.py" for package in self.packages}
-        return sorted({path for folder in folders for path in folder.rglob("*.py")} | {p for p in tops if p.exists()})
+        places = [self.root.joinpath(*package.split(".")) for package in self.packages]
+        inside = {path for place in places for path in place.rglob("*.py")}
+        modules = {path for place in places if (path := place.with_suffix(".py")).is_file()}
+        around = {folder / "__init__.py" for place in places for folder in place.parents if folder != self.root}
+        within = {path for path in around if path.is_relative_to(self.root) and path.is_file()}
+        return sorted(inside | modules | within)
 
 
 AGENT = Payload(Path(nooks.__path__[0]).parent, ("nooks.agent", "nooks.xpc"), "nooks.agent.main")

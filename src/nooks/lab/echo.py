@@ -6,6 +6,7 @@ Standard library only.
 """
 
 import argparse
+import contextlib
 import socket
 import struct
 import sys
@@ -36,6 +37,13 @@ def answer_to(payload: bytes) -> bytes:
     return payload[::-1]
 
 
+def answer_questions(connection: socket.socket) -> None:
+    """Answer whatever is asked on a connection. Raises EOFError when it ends, OSError."""
+    while True:
+        sequence, payload, intact = receive(connection)
+        connection.sendall(encode(sequence, answer_to(payload) if intact else b""))
+
+
 def serve(address: str, port: int) -> None:
     """Answer one client after the other, for ever."""
     with socket.create_server((address, port)) as listener:
@@ -44,12 +52,8 @@ def serve(address: str, port: int) -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                try:
-                    while True:
-                        sequence, payload, intact = receive(connection)
-                        connection.sendall(encode(sequence, answer_to(payload) if intact else b""))
-                except (EOFError, OSError):
-                    continue
+                with contextlib.suppress(EOFError, OSError):
+                    answer_questions(connection)
 
 
 def ask(address: str, port: int, interval_seconds: float, timeout_seconds: float, count: int) -> None:

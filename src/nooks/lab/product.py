@@ -115,6 +115,14 @@ class Product:
         """What ``nooks inject`` does, asked at the control socket."""
         return await self._control("inject", {"type": type_name, "count": count, "seed": seed})
 
+    async def injected(self) -> list[dict[str, Any]]:
+        """What ``nooks inject --show`` says, asked at the control socket."""
+        return await self._control("injected")
+
+    async def restart(self) -> dict[str, Any]:
+        """What ``nooks restart`` does, asked at the control socket."""
+        return await self._control("restart")
+
     async def kill_supervisor(self) -> int:
         """``kill -9`` of the supervisor; returns its process id."""
         pid = int((await self.status())["pid"])

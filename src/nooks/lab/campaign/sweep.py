@@ -1,0 +1,61 @@
+"""What a worker that died leaves behind: its processes, its nook, its namespaces. All carry names of its own."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nooks.host.errors import NooksError
+from nooks.host.paths import nook_dir
+from nooks.host.process import run, send_signal
+from nooks.lab.processes import all_pids
+from nooks.lab.workers import python
+from nooks.nook import leftovers
+
+TOKEN = "NOOKS_LAB_WORKER"
+"""This variable tells a worker's descendants from everybody else's processes."""
+_END_SECONDS = 10.0
+_STOP_SECONDS = 60.0
+
+Remains = Mapping[str, Sequence[str]]
+"""Names by kind: ``nooks``, ``guests`` (native controls), ``namespaces``."""
+
+
+def sweep(token: str, remains: Remains) -> None:
+    """End and remove all of it. Raises NooksError if something doesn't go."""
+    mark = f"{TOKEN}={token}".encode()
+    deadline = time.monotonic() + _END_SECONDS
+    while descendants := [pid for pid in all_pids() if _carries(pid, mark)]:
+        if time.monotonic() > deadline:
+            raise NooksError(f"processes {descendants} of a dead worker don't end", "end them by hand")
+        for pid in descendants:
+            _kill(pid, mark)
+        time.sleep(0.02)
+    for name in remains.get("nooks", ()):
+        if nook_dir(name).exists():
+            run(python("nooks.cli.main", "stop", name, "--force"), timeout_seconds=_STOP_SECONDS)
+    for name in remains.get("guests", ()):
+        leftovers.fence(name)
+    for name in remains.get("namespaces", ()):
+        if Path("/run/netns", name).exists():
+            run(["ip", "netns", "delete", name])
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _kill(pid: int, mark: bytes) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _carries(pid, mark):
+            send_signal(descriptor, signal.SIGKILL)
+    finally:
+        os.close(descriptor)
