@@ -344,6 +344,18 @@ def test_the_emulator_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert asked == ["version", "e1000", "i82557b", "version", "e1000"]
 
 
+def test_what_one_class_may_have_another_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(emulator, "version_text", lambda: "a build")
+    monkeypatch.setattr(qemu, "check_version", lambda: None)
+    asked: list[str] = []
+    monkeypatch.setattr(qemu, "check_device", lambda model, hardware: asked.append(" ".join(hardware)))  # type: ignore[reportUnknownLambdaType]
+    for driver in ("intel8x0", "e1000"):
+        flags = {"name": "nic0", "driver": driver, "device": "emulated:AC97"}
+        CHECK_EMULATOR(drivers.complete(from_flags(flags))[0])
+    assert ["audiodev" in asked[0], "netdev" in asked[1]] == [True, True]
+
+
 def test_resume_of_nothing(surroundings: Path) -> None:
     with pytest.raises(InputError, match="there is no nook nic7"):
         launch.resume("nic7")

@@ -80,7 +80,7 @@ def check_machine(spec: Spec) -> None:
 
 
 def check_emulator(spec: Spec) -> None:
-    """Whether QEMU is new enough and takes the device; asked once for each build of QEMU, since that takes 50 ms.
+    """Whether QEMU is new enough and takes the device for its class; asked once for each build: that takes 50 ms.
 
     Raises MachineError or InputError.
     """
@@ -89,16 +89,17 @@ def check_emulator(spec: Spec) -> None:
     from nooks.host import cache
 
     path, build, device = cache_dir() / "qemu.json", emulator.version_text(), spec.parsed_device
+    asked = f"{spec.driver_class} {spec.device}"
     record: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         record = json.loads(path.read_bytes())
     if record.get("build") != build:
         qemu.check_version()
         record = {"build": build}
-    elif device.kind != "emulated" or spec.device in record.get("taken", ()):
+    elif device.kind != "emulated" or asked in record.get("taken", ()):
         return
     if device.kind == "emulated":
         qemu.check_device(device.model, trial(spec.driver_class or "", device.model, device.options))
-        record["taken"] = [*record.get("taken", ()), spec.device][-DEVICES_REMEMBERED:]
+        record["taken"] = [*record.get("taken", ()), asked][-DEVICES_REMEMBERED:]
     path.parent.mkdir(parents=True, exist_ok=True)
     cache.write_file(path, json.dumps(record))
