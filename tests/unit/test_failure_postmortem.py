@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nooks.failure import postmortem
 from nooks.failure.oops import LONGEST_TEXT, MOST_FRAMES, Oops, parse, printable
-from nooks.failure.panic import PanicDetector, classify
+from nooks.failure.panic import PanicDetector, classify, explained
 from nooks.failure.report import FailureReport, Reason
 from nooks.host.errors import StateError
 
@@ -197,6 +197,20 @@ def test_an_unexpected_end_is_an_exit_and_an_expected_one_is_not(name: str) -> N
     detector.begin(5)
     detector.end()
     assert detector.event(name, {}, 1.0, "") is None
+
+
+def test_a_heart_that_stopped_while_the_kernel_was_reporting_an_oops_died_of_the_oops() -> None:
+    silence = FailureReport(4, Reason.HEARTBEAT, 1.0, "heartbeat", {"run_seconds": 0.2})
+    begun = PAGE_FAULT[: PAGE_FAULT.index("Call Trace")]
+    report = explained(silence, begun)
+    assert report.reason is Reason.OOPS
+    assert report.detail == {
+        "run_seconds": 0.2,
+        "oops": "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "function": "e1000_clean",
+        "module": "e1000",
+    }
+    assert explained(silence, "[    1.0] WARNING: it is warm\n") == silence
 
 
 def record(incarnation: int, console: str = PAGE_FAULT) -> postmortem.Postmortem:

@@ -1,4 +1,8 @@
-"""A domain's serial console: drained all the time, of which the last part is kept. Every byte is mistrusted."""
+"""A domain's serial console: drained all the time, of which the last part is kept. Every byte is mistrusted.
+
+A dying kernel says first what it dies of, and then perhaps much more (an overflown stack is a trace of thousands of
+lines): the beginning of bad news is kept as well.
+"""
 
 import asyncio
 import contextlib
@@ -6,11 +10,16 @@ import re
 import socket
 
 KEPT_BYTES = 64 * 1024
+BEGINNING_BYTES = 16 * 1024
+"""So much is kept from the first line of bad news on."""
+END_BYTES = KEPT_BYTES // 2
+_CUT = b"\n[...]\n"
+_BAD_NEWS = re.compile(rb"BUG: |kernel BUG at |Kernel panic|: [0-9a-f]{4} \[#1\]")
 UNPRINTABLE = re.compile(r"[^\n\t -~]")
 
 
 class Console:
-    """The last ``KEPT_BYTES`` of what a domain's kernel said."""
+    """The last of what a domain's kernel said, and how its bad news began; together no more than ``KEPT_BYTES``."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -36,7 +45,7 @@ class Console:
                 self._unwatch()
                 return
             self._kept += received
-            del self._kept[:-KEPT_BYTES]
+            self._forget()
 
     def text(self) -> str:
         """What is kept, drained up to now, as printable text."""
@@ -49,6 +58,16 @@ class Console:
         """Stop draining and close the socket. Safe to call twice."""
         self._unwatch()
         self.socket.close()
+
+    def _forget(self) -> None:
+        if len(self._kept) <= KEPT_BYTES:
+            return
+        bad_news = _BAD_NEWS.search(self._kept)
+        begin = self._kept.rfind(b"\n", 0, bad_news.start()) + 1 if bad_news else len(self._kept)
+        if begin < len(self._kept) - KEPT_BYTES:
+            self._kept = self._kept[begin : begin + BEGINNING_BYTES] + _CUT + self._kept[-END_BYTES:]
+        else:
+            del self._kept[:-KEPT_BYTES]
 
     def _unwatch(self) -> None:
         if self._watching:

@@ -4,6 +4,7 @@ The console is read before a panic is judged, for the kernel says there what it 
 this drains the console first, and hands over its text.
 """
 
+import dataclasses
 from typing import Any
 
 from nooks.failure.oops import Oops, parse
@@ -46,6 +47,18 @@ class PanicDetector:
             return None
         self._incarnation = None
         return FailureReport(incarnation, reason, now, "machine", detail)
+
+
+def explained(report: FailureReport, console: str | bytes) -> FailureReport:
+    """A verdict of silence, in the light of what the kernel was saying when it fell silent.
+
+    A kernel that writes a long report (an overflown stack is a trace of thousands of lines) has interrupts off
+    meanwhile, so its heart stops before its panic is announced.
+    """
+    oops = parse(console)
+    if not (oops.died or oops.panic):
+        return report
+    return dataclasses.replace(report, reason=classify(oops), detail={**summarise(oops), **report.detail})
 
 
 def classify(oops: Oops) -> Reason:

@@ -11,7 +11,7 @@ import structlog
 
 from nooks.domain.monitor import Event
 from nooks.failure.heartbeat import HeartbeatDetector, HeartbeatLimits, watch
-from nooks.failure.panic import PanicDetector
+from nooks.failure.panic import PanicDetector, explained
 from nooks.failure.process import ProcessDetector, SigchldHub
 from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.failure.schedstat import VcpuClock, VcpuTimes
@@ -78,7 +78,7 @@ class Watcher:
         """Begin; needs the main thread's running event loop."""
         self._hub.open()
         self._checking = asyncio.create_task(
-            watch(self._heartbeat, self._clock, self._read_vcpu, self._say), name="heartbeat"
+            watch(self._heartbeat, self._clock, self._read_vcpu, self._say_silent), name="heartbeat"
         )
 
     async def close(self) -> None:
@@ -169,6 +169,11 @@ class Watcher:
 
     def _read_vcpu(self) -> VcpuTimes | None:
         return self._vcpu.read() if self._vcpu is not None else None
+
+    def _say_silent(self, report: FailureReport) -> None:
+        if self._live is not None:
+            report = explained(report, self._live.domain.console.text())
+        self._say(report)
 
     def _say(self, report: FailureReport) -> None:
         self._report(report)
