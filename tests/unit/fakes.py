@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sized
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from nooks.failure.report import FailureReport
 from nooks.recovery.protocols import Means, Restarted
 
 T = TypeVar("T")
@@ -188,7 +189,8 @@ class FakeShadow:
         self.replays: deque[Step] = deque()
         self.deactivate_error: Exception | None = None
 
-    def activate(self) -> None:
+    def activate(self, failure: FailureReport | None = None) -> None:
+        del failure
         self.calls.append("activate")
         self.mode = "active"
 

@@ -59,7 +59,11 @@ if TYPE_CHECKING:
 
 
 AGENT_VERSION = "1"
-CLASSES = {"network": "nooks.agent.network", "sound": "nooks.agent.sound"}
+CLASSES = {
+    "network": "nooks.agent.network",
+    "sound": "nooks.agent.sound",
+    "block": "nooks.agent.block",
+}
 _PORT_TIMEOUT_SECONDS = 10.0
 _PRIORITY = 1
 _RESYNC_TYPES = ("resume", "sync")

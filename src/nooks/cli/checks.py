@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nooks.domain import accel, qemu
-from nooks.drivers import OFFERED_CLASSES
+from nooks.drivers import REAL_CLASSES
 from nooks.host import cgroup, paths
 from nooks.host.errors import NooksError
 
@@ -198,7 +198,7 @@ def device(verdict: "Verdict") -> Check:
     what = f"{verdict.description} ({', '.join(filter(None, (verdict.name, verdict.driver or verdict.module)))})"
     what = what.removesuffix(" ()")
     problems = verdict.problems
-    if verdict.driver_class not in OFFERED_CLASSES:
+    if verdict.driver_class not in REAL_CLASSES:
         problems = problems[:1]  # whatever else there is would not help
     name = f"device {verdict.device}"
     if verdict.possible:

@@ -60,6 +60,16 @@ def start(
         str | None, typer.Option("--policy", metavar="POLICY", help="Sound, while a driver is away: content or clock.")
     ] = None,
     latency: Annotated[str | None, typer.Option("--latency", metavar="LATENCY", help="Sound: default or low.")] = None,
+    media: Annotated[
+        str | None, typer.Option("--media", metavar="FILE", help="The medium of an emulated disk or drive.")
+    ] = None,
+    integrity: Annotated[
+        bool | None, typer.Option("--integrity/--no-integrity", help="Compare what a disk's driver reads.")
+    ] = None,
+    give_up_seconds: Annotated[
+        float | None,
+        typer.Option("--give-up-seconds", metavar="SECONDS", help="When requests to a degraded disk fail; 0: never."),
+    ] = None,
     intensity: IntensityOption = None,
     period_seconds: PeriodOption = None,
     means: MeansOption = None,
@@ -82,6 +92,9 @@ def start(
         "network.address": "dhcp" if address == ["dhcp"] else address,
         "sound.policy": policy,
         "sound.latency": latency,
+        "block.media": media,
+        "block.integrity": integrity,
+        "block.give_up_seconds": give_up_seconds,
         "restart.intensity": intensity,
         "restart.period_seconds": period_seconds,
         "restart.means": means,

@@ -62,6 +62,26 @@ def network_trial(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str
     )
 
 
+def data_port() -> tuple[str, ...]:
+    """The domain's side of a block nook's data path, whose other end is the descriptor ``data``."""
+    return (
+        *("-device", "virtio-serial-pci,id=data,max_ports=2"),
+        *("-chardev", "socket,id=data,fd={data}"),
+        *("-device", "virtserialport,bus=data.0,nr=1,chardev=data,name=nooks.data"),
+    )
+
+
+def drive(model: str, options: tuple[tuple[str, str], ...], node: str) -> dict[str, str]:
+    """An emulated disk or drive with the medium ``node``, as ``device_properties``. Raises InputError."""
+    return device_properties(model, options, drive=node)
+
+
+def drive_trial(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """The same with a medium that holds nothing, to find out whether QEMU takes it."""
+    nothing = "driver=null-co,node-name=nothing,size=1048576,read-zeroes=on"
+    return ("-blockdev", nothing, *buses(model), *as_argument(drive(model, options, "nothing")))
+
+
 def host_side_network() -> tuple[str, ...]:
     """The domain's side of the host's TAP, whose queue is the descriptor ``host``."""
     return (
@@ -94,7 +114,7 @@ def host_side_sound() -> tuple[str, ...]:
 
 def trial(driver_class: str, model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """A device of a class with nothing behind it, to find out whether QEMU takes it. Raises InputError."""
-    return {"network": network_trial, "sound": sound_trial}[driver_class](model, options)
+    return {"network": network_trial, "block": drive_trial, "sound": sound_trial}[driver_class](model, options)
 
 
 def buses(model: str) -> tuple[str, ...]:

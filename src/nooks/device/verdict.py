@@ -12,7 +12,7 @@ from nooks.device.driver_files import Firmware, KernelFiles
 from nooks.device.problem import Problem
 from nooks.device.routes import KernelRoutes, Routes
 from nooks.device.sysfs import HOST, Sysfs
-from nooks.drivers import OFFERED_CLASSES
+from nooks.drivers import REAL_CLASSES
 from nooks.spec import DriverClass
 
 __all__ = ["Problem", "Verdict", "examine", "survey"]
@@ -110,8 +110,8 @@ class _Judge:
         if one.driver_class is None:
             what = "it is no network card, disk controller or sound card"
             yield Problem(what, "'nooks doctor' lists the devices that may be")
-        elif one.driver_class not in OFFERED_CLASSES:
-            offered = ", ".join(sorted(OFFERED_CLASSES))
+        elif one.driver_class not in REAL_CLASSES:
+            offered = ", ".join(sorted(REAL_CLASSES))
             yield Problem(f"{one.driver_class} devices can't be put in a nook yet", f"use one of class {offered}")
         for disk in one.blocks:
             yield from usage.of_disk(disk, self.sysfs)

@@ -21,6 +21,7 @@ from nooks.host.cgroup import Cgroup
 from nooks.host.errors import NooksError
 from nooks.host.hardening import expose_to_oom_killer
 from nooks.host.process import (
+    WRITTEN_FILE_BYTES,
     Confinement,
     Process,
     ReapError,
@@ -179,13 +180,14 @@ class Domain:
                     user_id=jail.user_id,
                     group_id=jail.user_id,
                     network=jail.network,
-                    address_space_bytes=plan.memory_bytes + OVERHEAD_BYTES,
+                    address_space_bytes=plan.all_memory_bytes + OVERHEAD_BYTES,
                     extra_group=plan.accelerator.group,
-                    locked_bytes=plan.memory_bytes + PINNED_BESIDE_BYTES if plan.pinned else None,
+                    locked_bytes=plan.all_memory_bytes + PINNED_BESIDE_BYTES if plan.pinned else None,
+                    written_file_bytes=None if plan.writes_files else WRITTEN_FILE_BYTES,
                 ),
             )
             ours.callback(process.kill_now)  # whatever fails from here on must not leave it behind
-            cgroup = Cgroup.create(f"{jail.cgroup_prefix}-{name}", plan.memory_bytes + OVERHEAD_BYTES)
+            cgroup = Cgroup.create(f"{jail.cgroup_prefix}-{name}", plan.all_memory_bytes + OVERHEAD_BYTES)
             cgroup.add(process.pid)
             expose_to_oom_killer(process.pid)
             ours.pop_all()
@@ -230,11 +232,20 @@ class Domain:
         It translates code when that is about to run for the first time, or again after it was changed. Needs a debug
         plan, and has no effect where the processor runs the code itself (KVM). Raises MonitorError.
         """
-        number = await self._monitor.add_descriptor(descriptor)
+        number, _ = await self._monitor.add_descriptor(descriptor)
         for line in (f"logfile /proc/self/fd/{number}", "log in_asm"):
             said = await self._monitor.execute("human-monitor-command", **{"command-line": line})
             if said:
                 raise MonitorError(f"QEMU does not log: {said.strip()}")
+
+    async def command(self, name: str, **arguments: Any) -> Any:  # noqa: ANN401 - QMP takes and gives any JSON
+        """Run a monitor command of which this class knows nothing. Raises MonitorError."""
+        return await self._monitor.execute(name, **arguments)
+
+    async def give_file(self, descriptor: int) -> str:
+        """Hand QEMU a copy of ``descriptor`` for good; the name under which it opens it. Raises MonitorError."""
+        _, file_set = await self._monitor.add_descriptor(descriptor)
+        return f"/dev/fdset/{file_set}"
 
     async def status(self) -> str:
         """QEMU's run state (``running``, ``paused``, ``guest-panicked`` ...). Raises MonitorError."""

@@ -68,10 +68,14 @@ class Monitor:
         self._client.send_fd_scm(descriptor)
         await self.execute("getfd", fdname=name)
 
-    async def add_descriptor(self, descriptor: int) -> int:
-        """Hand a copy of ``descriptor`` to QEMU for good (add-fd); its number there. Raises MonitorError."""
+    async def add_descriptor(self, descriptor: int) -> tuple[int, int]:
+        """Hand a copy of ``descriptor`` to QEMU for good (add-fd); its number there, and that of its file set.
+
+        Raises MonitorError.
+        """
         self._client.send_fd_scm(descriptor)
-        return int((await self.execute("add-fd"))["fd"])
+        added = await self.execute("add-fd")
+        return int(added["fd"]), int(added["fdset-id"])
 
     async def give_file(self, name: str, descriptor: int) -> str:
         """Hand a copy of a file's descriptor to QEMU; returns the URI by which migration writes or reads it.

@@ -21,7 +21,7 @@ async def working_accelerator(plan: Plan, jail: Jail) -> Accelerator:
     known = accel.remembered(plan.image_digest)
     if known is not None:
         return known
-    works = await _boots(replace(plan, accelerator=accel.kvm(), hardware=(), debug=False), jail)
+    works = await _boots(replace(plan, accelerator=accel.kvm(), hardware=(), debug=False, region_bytes=0), jail)
     accel.remember(plan.image_digest, works=works)
     structlog.get_logger().info("probe boot", kvm=works)
     return accel.kvm() if works else accel.tcg()

@@ -40,13 +40,16 @@ MODULES = "0xffffffffa0000000..0xfffffffffeffffff,0xc4000000..0xffffffff"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-_KINDS = {"netdev": "network", "audiodev": "sound"}
+_KINDS = {"netdev": "network card", "drive": "disk or drive", "audiodev": "sound card"}
 """What a device is that has a property of that name."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides what a domain is; two domains of equal plans may share a snapshot.
+
+    ``region_bytes`` of memory, which the launcher hands over as ``region``, are shared with the host and no part of a
+    snapshot. ``writes_files``: one of the descriptors in its hardware is a file, of whatever size.
 
     ``hardware`` are QEMU arguments in which ``{name}`` stands for a descriptor that the launcher hands over.
     ``snapshottable`` is false if a device of the plan cannot be part of a snapshot. ``pinned``: a device will be
@@ -69,6 +72,13 @@ class Plan:
     debug: bool = False
     guest_arguments: str = ""
     emulator: Emulator = SYSTEM
+    region_bytes: int = 0
+    writes_files: bool = False
+
+    @property
+    def all_memory_bytes(self) -> int:
+        """What QEMU maps for the guest."""
+        return self.memory_bytes + self.region_bytes
 
     def key(self, extra: str = "") -> str:
         """The snapshot's key: a hash over all that must agree between the one who took it and the one who uses it."""
@@ -76,6 +86,7 @@ class Plan:
             self.emulator.identity,
             self.image_digest,
             str(self.memory_bytes),
+            str(self.region_bytes),
             *self.hardware,
             self.accelerator.arguments,
             self.accelerator.processor,
@@ -126,7 +137,7 @@ def check_device(model: str, hardware: Sequence[str]) -> None:
             raise InputError(f"QEMU does not emulate a device {model!r}", f"see '{PROGRAM} -device help'") from None
         for wanted, kind in _KINDS.items():
             if f"Property '{model}.{wanted}' not found" in said:
-                raise InputError(f"the device {model!r} is no {kind} card", "'nooks drivers' lists some") from None
+                raise InputError(f"the device {model!r} is no {kind}", "'nooks drivers' lists some") from None
         complaint = re.sub(r"^-device \S+: ", "", said)
         raise InputError(f"QEMU refuses the device: {complaint}", f"see '{PROGRAM} -device {model},help'") from None
 
@@ -135,11 +146,9 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
     """QEMU's command line.
 
     ``descriptors`` has ``memory``, ``vmlinux``, ``initramfs``, ``qmp``, ``xpc``, ``heartbeat``, ``console``, with
-    ``debug`` and ``emulator`` if the plan says so, and every name that the plan's hardware uses.
+    ``debug``, ``emulator`` and ``region`` if the plan says so, and every name that the plan's hardware uses.
     ``shared`` maps the memory shared (to make a snapshot), else copy-on-write.
     """
-    size = f"{plan.memory_bytes >> 20}M"
-    share = "on" if shared else "off"
     place = f"/proc/self/fd/{descriptors['emulator']}" if "emulator" in descriptors else None
     argv = [
         *plan.emulator.command(place),
@@ -148,16 +157,11 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
         *("-sandbox", SANDBOX),
         *("-accel", plan.accelerator.arguments),
         *("-cpu", plan.accelerator.cpu),
-        *("-machine", f"{MACHINE},memory-backend=ram"),
-        *("-m", size),
-        *(
-            "-object",
-            f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{descriptors['memory']},share={share}",
-        ),
+        *_memory(plan, descriptors, shared=shared),
         *("-bios", str(firmware())),
         *("-kernel", f"/proc/self/fd/{descriptors['vmlinux']}"),
         *("-initrd", f"/proc/self/fd/{descriptors['initramfs']}"),
-        *("-append", f"{GUEST_ARGUMENTS} {plan.guest_arguments}".strip()),
+        *("-append", " ".join(filter(None, (GUEST_ARGUMENTS, plan.guest_arguments, _region_arguments(plan))))),
         *("-action", "panic=pause"),
         *("-global", "pci-device.romfile="),
         *("-device", "pvpanic"),
@@ -180,3 +184,32 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
     if paused:
         argv += ["-S"]
     return argv
+
+
+def _memory(plan: Plan, descriptors: Mapping[str, int], *, shared: bool) -> list[str]:
+    """The machine and its memory: one piece, or, with a region, two that lie one behind the other."""
+
+    def backend(name: str, descriptor: int, size_bytes: int, share: bool) -> str:
+        path = f"/proc/self/fd/{descriptor}"
+        return f"memory-backend-file,id={name},size={size_bytes},mem-path={path},share={'on' if share else 'off'}"
+
+    ram = ("-object", backend("ram", descriptors["memory"], plan.memory_bytes, shared))
+    size = f"{plan.all_memory_bytes >> 20}M"
+    if not plan.region_bytes:
+        return ["-machine", f"{MACHINE},memory-backend=ram", "-m", size, *ram]
+    return [
+        *("-machine", MACHINE, "-m", size, *ram),
+        *("-object", backend("region", descriptors["region"], plan.region_bytes, True)),
+        *("-numa", "node,nodeid=0,cpus=0,memdev=ram", "-numa", "node,nodeid=1,memdev=region"),
+    ]
+
+
+def _region_arguments(plan: Plan) -> str:
+    """Have the guest's kernel leave the region alone and offer it as a device-dax node.
+
+    Its memory type is changed from RAM to "soft reserved" (Documentation/admin-guide/kernel-parameters.txt, memmap=;
+    arch/x86/include/asm/e820/types.h), of which drivers/dax/hmem makes a device.
+    """
+    if not plan.region_bytes:
+        return ""
+    return f"numa=off memmap={plan.region_bytes:#x}%{plan.memory_bytes:#x}-1+0xefffffff"

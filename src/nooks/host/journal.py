@@ -17,7 +17,7 @@ from nooks.host import paths
 from nooks.host.clock import Clock
 
 EVENTS = frozenset(
-    "started failed fenced restarted replayed resumed gave-up stopped adopted setting media".split()  # noqa: SIM905
+    "started failed fenced restarted replayed resumed gave-up stopped adopted setting media request".split()  # noqa: SIM905
 )
 REASONS = frozenset(
     (  # noqa: SIM905

@@ -36,7 +36,8 @@ class Confinement:
 
     ``user_id`` and ``group_id`` replace root's; ``network`` is the descriptor of the network namespace that it
     enters; ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device node;
-    ``locked_bytes`` of its memory may be locked (VFIO pins a guest's: Documentation/driver-api/vfio.rst).
+    ``locked_bytes`` of its memory may be locked (VFIO pins a guest's: Documentation/driver-api/vfio.rst);
+    ``written_file_bytes`` is the largest file that it may write, None for any.
     """
 
     user_id: int
@@ -45,6 +46,7 @@ class Confinement:
     address_space_bytes: int
     extra_group: int | None = None
     locked_bytes: int | None = None
+    written_file_bytes: int | None = WRITTEN_FILE_BYTES
 
 
 def run(
@@ -166,7 +168,7 @@ def _confined(command: list[str], confinement: Confinement) -> list[str]:
         "--",
         "prlimit",
         f"--as={confinement.address_space_bytes}",
-        f"--fsize={WRITTEN_FILE_BYTES}",
+        f"--fsize={'unlimited' if confinement.written_file_bytes is None else confinement.written_file_bytes}",
         "--core=0",
         "--nofile=256",
         *([] if confinement.locked_bytes is None else [f"--memlock={confinement.locked_bytes}"]),

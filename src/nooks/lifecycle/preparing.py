@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 DEVICES_REMEMBERED = 64
 
+CLASS_MODULES: Mapping[str, tuple[str, ...]] = {"block": ("dax_hmem", "device_dax")}
+"""Modules that the agent of a class needs, whatever the driver: those that make a node of the buffer region, say."""
+
+NODES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "network": (("/dev/net/tun", "modprobe tun"),),
+    "block": (("/dev/fuse", "modprobe fuse"), ("/dev/loop-control", "modprobe loop")),
+}
+"""What each class needs of the host's /dev, and what makes it."""
+
 
 def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dict[str, Any]:
     """Resolve the kernel and build the image of a driver; returns what goes into ``image.json``.
@@ -30,7 +39,12 @@ def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dic
 
     resolved = kernel.resolve(spec.kernel, driver.flavour, progress)
     try:
-        modules = [*passthrough.modules(spec.parsed_device.kind), *driver.with_modules, driver.module]
+        modules = [
+            *passthrough.modules(spec.parsed_device.kind),
+            *CLASS_MODULES.get(driver.driver_class, ()),
+            *driver.with_modules,
+            driver.module,
+        ]
         image = initramfs.build(resolved, modules, firmware=driver.firmware, progress=progress)
     except InputError as error:
         if driver.known:
@@ -73,8 +87,9 @@ def check_machine(spec: Spec) -> None:
     """Quick checks of what a nook needs, so that the commonest lacks are told in one line. Raises MachineError."""
     if os.geteuid() != 0:
         raise MachineError(f"a {spec.driver_class} nook needs root", "run the command with sudo")
-    if spec.driver_class == "network" and not Path("/dev/net/tun").exists():
-        raise MachineError("/dev/net/tun is missing", "load it with 'modprobe tun', or grant it to this container")
+    for node, fix in NODES.get(spec.driver_class or "", ()):
+        if not Path(node).exists():
+            raise MachineError(f"{node} is missing", f"load it with '{fix}', or grant it to this container")
     if shutil.which("qemu-system-x86_64") is None:
         raise MachineError("QEMU is not installed", "apt-get install qemu-system-x86")
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from nooks.device.emulated import NETWORK_CABLE, host_side_network, network_card
+from nooks.domain.domain import Domain
 from nooks.endpoint import handover
 from nooks.endpoint.configuration import Configuration
 from nooks.endpoint.ledger import Ledger as Changes
@@ -124,15 +125,17 @@ class NetworkSide:
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def hardware(spec: Spec) -> tuple[str, ...]:
+    def hardware(self) -> tuple[str, ...]:
         """QEMU's arguments for what leads out of the domain: to the interface, and an emulated card's cable."""
-        return (*host_side_network(), *(NETWORK_CABLE if spec.emulated else ()))
+        return (*host_side_network(), *(NETWORK_CABLE if self._spec.emulated else ()))
 
-    @staticmethod
-    def emulated_device(spec: Spec) -> dict[str, str]:
+    def region_bytes(self) -> int:
+        """None: frames go through the kernels."""
+        return 0
+
+    def emulated_device(self) -> dict[str, str]:
         """An emulated card's properties."""
-        device = spec.parsed_device
+        device = self._spec.parsed_device
         return network_card(device.model, device.options)
 
     def model_ends(self) -> dict[str, int]:
@@ -150,6 +153,9 @@ class NetworkSide:
         with self.endpoint.launching_apart(bay) if serving else self.endpoint.launching(bay):
             self._ledger.give(f"{ENDPOINT_QUEUE}{bay}", self.endpoint.queue_fds[bay])
             yield self._descriptors(bay)
+
+    async def admit(self, domain: Domain) -> None:
+        """Nothing: the queues are in place, detached."""
 
     def switch(self, bay: int) -> dict[str, Any]:
         """Frames that waited go to the new domain; on the wire they are lost, as on any cable, or moved as well."""
@@ -231,6 +237,9 @@ class NetworkSide:
         self.changed()
 
     # -- what people ask ---------------------------------------------------------------------------------------
+
+    async def leave(self, *, serving: bool, force: bool) -> None:
+        """An interface may go at any time."""
 
     async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
         """``nooks set``: returns what the driver took."""

@@ -103,8 +103,7 @@ class Nook:
 
             self._held = Held(nook_dir(spec.name), self._jail.user_id, self._clock, self._report)
             self._tracker.own("device", self._held.give_back)
-        of_class = side_of(spec.driver_class)
-        self.side = await of_class.open(
+        self.side = await side_of(spec.driver_class).open(
             spec,
             self._ledger,
             adopting=adopting,
@@ -123,7 +122,7 @@ class Nook:
         self.watcher = Watcher(self._clock, self._report, self.side, detectors)
         late = held.device if held is not None else made
         inherited = (made.path,) if made is not None else ()
-        self._plans = Plans(spec, of_class, self._jail, self.watcher, late, inherited)
+        self._plans = Plans(spec, self.side, self._jail, self.watcher, late, inherited)
         maker = await self._plans.maker(self.image)
         plugging = self._plans.plugging(lambda: self._next_image, self._came_up)
         self.restarter = DomainRestarter(
@@ -184,7 +183,11 @@ class Nook:
         return self.result()
 
     async def stop(self, *, force: bool = False) -> None:
-        """End the domain. Raises FenceError if it can't be reaped; with ``force`` that is left to the kernel."""
+        """End the domain. Raises FenceError if it can't be reaped; with ``force`` that is left to the kernel.
+
+        Raises StateError if applications still use what the nook offers, unless forced.
+        """
+        await self.side.leave(serving=self.manager.state is State.RUNNING, force=force)
         try:
             await self.manager.stop()
         except NooksError:

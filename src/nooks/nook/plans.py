@@ -31,7 +31,7 @@ class Plans:
     def __init__(
         self,
         spec: Spec,
-        side: type[ClassSide],
+        side: ClassSide,
         jail: Jail,
         listener: Listener,
         late: LateDevice | None,
@@ -52,13 +52,15 @@ class Plans:
             initramfs=Path(image["initramfs"]),
             image_digest=image["digest"],
             memory_bytes=spec.memory_bytes,
-            hardware=(*self._side.hardware(spec), *self._device_arguments()),
+            hardware=(*self._side.hardware(), *self._device_arguments()),
             accelerator=accel.tcg(),
             pinned=spec.parsed_device.kind == "pci",
             shared=spec.modelled,
             inherited=self._inherited,
             emulator=Emulator(Path(image["emulator"])) if image.get("emulator") else SYSTEM,
             debug=spec.debug,
+            region_bytes=(region := self._side.region_bytes()),
+            writes_files=region > 0 and not spec.real,
         )
         plan = replace(plan, accelerator=await working_accelerator(plan, self._jail))
         request = _prepare(spec, image) if spec.plugged_late else _bring_up(spec, image)
@@ -72,7 +74,7 @@ class Plans:
         """How domains get a device that they don't have from the start; None if they do. ``image``: the next one's."""
         if not self._spec.plugged_late:
             return None
-        device = self._late or EmulatedDevice(self._side.emulated_device(self._spec))
+        device = self._late or EmulatedDevice(self._side.emulated_device())
         return Plugging(device, lambda: _bring_up(self._spec, image()), came_up)
 
     async def rehearse(self, spare: Incarnation, image: dict[str, Any]) -> None:
@@ -96,7 +98,7 @@ class Plans:
         """What every domain has of the device from its start on: all of an emulated one, a USB device's controller."""
         if self._spec.plugged_late:
             return passthrough.controller(self._spec.parsed_device.kind)
-        return as_argument(self._side.emulated_device(self._spec))
+        return as_argument(self._side.emulated_device())
 
 
 def _modules(image: dict[str, Any]) -> tuple[Module, ...]:

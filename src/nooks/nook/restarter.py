@@ -47,6 +47,13 @@ class Bays(Protocol):
         """
         ...
 
+    async def admit(self, domain: Domain) -> None:
+        """Give a domain that is about to serve what only one at a time may have; the old one was fenced.
+
+        Raises MonitorError, NooksError.
+        """
+        ...
+
     def switch(self, bay: int) -> dict[str, Any]:
         """Make ``bay`` the one that applications are connected to; returns facts for the journal."""
         ...
@@ -128,6 +135,7 @@ class DomainRestarter:
         self.live, means = await self._next(bay, incarnation)
         self._ledger.hold_domain(bay, self.live.domain)
         self.switched = {}
+        await self._bays.admit(self.live.domain)
         if self._plug is not None:
             means = Means.COLD if means is Means.COLD else Means.HOTPLUG
             await self.live.domain.run()

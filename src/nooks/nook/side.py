@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
+from nooks.domain.domain import Domain
 from nooks.endpoint.configuration import Configuration
 from nooks.failure.report import ReportSink
 from nooks.nook.incarnation import Incarnation
@@ -19,6 +20,7 @@ from nooks.xpc.messages import Message
 
 CLASSES: Mapping[str, str] = {
     "network": "nooks.nook.network:NetworkSide",
+    "block": "nooks.nook.block:BlockSide",
     "sound": "nooks.nook.sound:SoundSide",
 }
 """Where each class's ClassSide is."""
@@ -59,13 +61,15 @@ class ClassSide(Protocol):
         """
         ...
 
-    @staticmethod
-    def hardware(spec: Spec) -> tuple[str, ...]:
+    def hardware(self) -> tuple[str, ...]:
         """QEMU's arguments for what leads out of the domain, in which ``{name}`` stands for a descriptor."""
         ...
 
-    @staticmethod
-    def emulated_device(spec: Spec) -> dict[str, str]:
+    def region_bytes(self) -> int:
+        """How much memory a domain shares with the host, beside its own; its descriptor is ``region``."""
+        ...
+
+    def emulated_device(self) -> dict[str, str]:
         """The properties of an emulated device of this class."""
         ...
 
@@ -75,6 +79,10 @@ class ClassSide(Protocol):
 
     def launching(self, bay: int, *, serving: bool) -> AbstractContextManager[Mapping[str, int]]:
         """Around everything that starts a domain in ``bay``; see Bays."""
+        ...
+
+    async def admit(self, domain: Domain) -> None:
+        """Give a domain that is about to serve what only one at a time may have; see Bays."""
         ...
 
     def switch(self, bay: int) -> dict[str, Any]:
@@ -103,6 +111,13 @@ class ClassSide(Protocol):
 
     def heard(self, message: Message) -> None:
         """The live agent says something. Raises ProtocolError if that is not what its class says."""
+        ...
+
+    async def leave(self, *, serving: bool, force: bool) -> None:
+        """The nook is to be stopped; ``serving``: its driver is there still. Raises StateError if it is in use.
+
+        With ``force`` what that costs applications is theirs to bear.
+        """
         ...
 
     async def set(self, settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from nooks.device.emulated import SOUND_LINE, buses, host_side_sound, sound_card
+from nooks.domain.domain import Domain
 from nooks.endpoint.configuration import Configuration
 from nooks.endpoint.sound import SoundEndpoint, silent_frame
 from nooks.failure.report import FailureReport, Reason, ReportSink
@@ -163,16 +164,18 @@ class SoundSide:
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def hardware(spec: Spec) -> tuple[str, ...]:
+    def hardware(self) -> tuple[str, ...]:
         """QEMU's arguments for the port of samples, and for what an emulated card is plugged into."""
-        own = (*SOUND_LINE, *buses(spec.parsed_device.model)) if spec.emulated else ()
+        own = (*SOUND_LINE, *buses(self._spec.parsed_device.model)) if self._spec.emulated else ()
         return (*host_side_sound(), *own)
 
-    @staticmethod
-    def emulated_device(spec: Spec) -> dict[str, str]:
+    def region_bytes(self) -> int:
+        """None: samples go through the port."""
+        return 0
+
+    def emulated_device(self) -> dict[str, str]:
         """An emulated card's properties."""
-        device = spec.parsed_device
+        device = self._spec.parsed_device
         return sound_card(device.model, device.options)
 
     @contextlib.contextmanager
@@ -181,6 +184,9 @@ class SoundSide:
         del serving
         with self._ports.make(bay) as theirs:
             yield {"sound": theirs.fileno()}
+
+    async def admit(self, domain: Domain) -> None:
+        """Nothing: an emulated card's plugs lead nowhere, and a real one is plugged in."""
 
     def switch(self, bay: int) -> dict[str, Any]:
         """The new domain gets samples as soon as its settings are as recorded."""
@@ -289,6 +295,9 @@ class SoundSide:
         )
 
     # -- what people ask ---------------------------------------------------------------------------------------
+
+    async def leave(self, *, serving: bool, force: bool) -> None:
+        """A sink or source may go at any time: the sound server moves its streams."""
 
     async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
         """``nooks set``: returns what the driver took."""

@@ -107,7 +107,7 @@ class RecoveryManager:
             self._decision = self._policy.failed(now, during_recovery=was is not State.RUNNING)
         if was is State.RUNNING:
             self.machine.to(State.RECOVERING)
-            self._guarded(self._shadow.activate)
+        self._guarded(lambda: self._shadow.activate(report))
         detail = {"detector": report.detector, **report.detail}
         self._events("failed", incarnation=report.incarnation, reason=report.reason, detail=detail)
         if self._staging is not None:
@@ -144,7 +144,6 @@ class RecoveryManager:
         self.machine.to(State.STARTING)
         self._path.begin(incarnation)
         if failure is not None:
-            self._guarded(self._shadow.activate)
             self._register(failure)
         await self._outcome(self._spawn(self._adopt(failure)))
         self._raise_if_degraded("could not be recovered after its supervisor died")
@@ -257,7 +256,6 @@ class RecoveryManager:
                 await self._path.replay(episode, event=False)
                 return self._resume(episode, "adopted")
             except AttemptError as failed:
-                self._guarded(self._shadow.activate)
                 self._attempt_failed(episode, failed)
                 episode = Episode(failed.report)
             except StepStuckError:

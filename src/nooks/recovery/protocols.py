@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from nooks.failure.report import Reason
+from nooks.failure.report import FailureReport, Reason
 from nooks.host.errors import NooksError
 
 
@@ -94,8 +94,11 @@ class Restarter(Protocol):
 class Shadow(Protocol):
     """The class side of recovery: impersonates the driver while it is away, replays the log afterwards."""
 
-    def activate(self) -> None:
-        """The driver is gone, or not there yet: requests now go by the class's strategies."""
+    def activate(self, failure: FailureReport | None = None) -> None:
+        """The driver is gone, or not there yet: requests now go by the class's strategies.
+
+        Called at every ``failure``, also of a driver that was still being brought up.
+        """
         ...
 
     async def replay(self, incarnation: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nooks.failure.report import FailureReport
 from nooks.host.errors import InputError, NooksError
 from nooks.recovery.protocols import EventSink
 from nooks.shadow.errors import BusyError, SettingRefused, raise_mismatches
@@ -124,8 +125,9 @@ class NetworkShadow:
 
     # -- the life of the driver: nooks.recovery.protocols.Shadow -----------------------------------------------
 
-    def activate(self) -> None:
+    def activate(self, failure: FailureReport | None = None) -> None:
         """The driver is gone. Whoever waits for its answer is told at once."""
+        del failure  # frames are lost and settings replayed whatever it was
         self._to(Mode.ACTIVE)
 
     async def replay(self, incarnation: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nooks.failure.report import FailureReport
 from nooks.host.errors import InputError
 from nooks.recovery.protocols import EventSink
 from nooks.shadow import mixing
@@ -139,8 +140,9 @@ class SoundShadow:
 
     # -- the life of the driver: nooks.recovery.protocols.Shadow -----------------------------------------------
 
-    def activate(self) -> None:
+    def activate(self, failure: FailureReport | None = None) -> None:
         """The driver is gone. Whoever waits for its answer is told at once."""
+        del failure  # what was not heard is played again whatever it was
         self._life.to(Mode.ACTIVE)
         if self.flow is not None:
             self.flow.fail()

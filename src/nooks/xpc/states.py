@@ -104,7 +104,45 @@ class SoundState(DeviceState):
     elements: dict[str, ElementState] | None = None
 
 
-STATES: Mapping[str, type[DeviceState]] = MappingProxyType({state.CLASS: state for state in (NetworkState, SoundState)})
+@dataclass(frozen=True)
+class BlockState(DeviceState):
+    """A disk or drive. Sizes in bytes; ``medium``: whether one is in it; ``cached``: whether it has a write cache.
+
+    ``discard_bytes`` and ``zero_bytes`` are the most that it drops or zeroes by itself at a time, 0 if it can't;
+    ``region_bytes`` is how much of the buffer region its agent has found.
+    """
+
+    CLASS: ClassVar[str] = "block"
+    CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
+        "medium": checks.boolean,
+        "size_bytes": checks.integer(0, 2**63 - 1),
+        "sector_bytes": checks.integer(512, 4096),
+        "physical_bytes": checks.integer(512, 1 << 20),
+        "read_only": checks.boolean,
+        "rotational": checks.boolean,
+        "cached": checks.boolean,
+        "discard_bytes": checks.integer(0, 2**63 - 1),
+        "zero_bytes": checks.integer(0, 2**63 - 1),
+        "region_bytes": checks.integer(0, 2**32 - 1),
+        "model": checks.text(64),
+    }
+
+    medium: bool
+    size_bytes: int
+    sector_bytes: int
+    physical_bytes: int
+    read_only: bool
+    rotational: bool
+    cached: bool
+    discard_bytes: int
+    zero_bytes: int
+    region_bytes: int
+    model: str
+
+
+STATES: Mapping[str, type[DeviceState]] = MappingProxyType(
+    {state.CLASS: state for state in (NetworkState, SoundState, BlockState)}
+)
 
 
 def parse_state(value: object) -> DeviceState:

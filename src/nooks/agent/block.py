@@ -1,0 +1,192 @@
+"""The class block inside the domain: finds the driver's disk, tells what it is, and sets a mover to work on it.
+
+Nothing of the disk goes through a page cache. Its data lie in a region that the host maps as well (device-dax): the
+driver's device reads and writes them right there.
+"""
+
+import os
+import time
+from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW, socket
+
+from nooks.agent import system
+from nooks.agent.mover import Mover
+from nooks.agent.ports import find_port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PORT = "nooks.data"
+_BLOCK = "/sys/block"
+_REGION = "/sys/bus/dax/devices"
+_APPEAR_TIMEOUT_SECONDS = 10.0
+_PORT_TIMEOUT_SECONDS = 10.0
+_PCI_COMMAND = 4
+_PCI_COMMAND_MASTER = 0x4
+_NETLINK_KOBJECT_UEVENT = 15
+_GROUP_KERNEL = 1
+_UEVENT_BYTES = 8192
+_SECTOR = 512
+
+# The host alone judges how long a request may take, and merges nothing: what it asks for is what the driver gets.
+_QUEUE = (
+    ("io_timeout", "3600000"),
+    ("scheduler", "none"),
+    ("wbt_lat_usec", "0"),
+    ("nomerges", "2"),
+    ("iostats", "0"),
+    ("add_random", "0"),
+)
+
+
+class Block:
+    """The one disk or drive of this domain."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._mover: Mover | None = None
+        self._reported: dict[str, Any] = {}
+        self._uevents = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT)
+        self._uevents.bind((0, _GROUP_KERNEL))
+
+    def bring_up(self, wanted: "dict[str, Any]", claim_seconds: float) -> "dict[str, Any]":
+        """See the ``bring_up`` message. Raises Unable if no disk appears in time."""
+        del wanted
+        started = time.monotonic()
+        self._name = _wait_for_disk(max(_APPEAR_TIMEOUT_SECONDS, claim_seconds))
+        for name, value in _QUEUE:
+            _try_write(f"{_BLOCK}/{self._name}/queue/{name}", value)
+        _try_write(f"{_BLOCK}/{self._name}/device/timeout", "3600")
+        appeared = time.monotonic()
+        self._mover = Mover(find_port(PORT, _PORT_TIMEOUT_SECONDS), f"/dev/{self._name}", _wait_for_region())
+        return {
+            "driver": _driver_of(f"{_BLOCK}/{self._name}/device"),
+            "state": self._report(),
+            "seconds": {"probe": appeared - started, "link": time.monotonic() - appeared},
+            "readback": {},
+            "refused": {},
+        }
+
+    def apply(self, wanted: "dict[str, Any]") -> "dict[str, Any]":
+        """A disk has no settings."""
+        return {"readback": {}, "refused": dict.fromkeys(wanted, "a disk has no settings"), "state": self._report()}
+
+    def read(self) -> "dict[str, Any]":
+        """The present state."""
+        return {"readback": {}, "state": self._report(), "statistics": {}}
+
+    def counters(self) -> "dict[str, str]":
+        """None: the host counts by itself what passes."""
+        return {}
+
+    def device(self) -> str:
+        """The folder of the controller."""
+        folder = os.path.realpath(f"{_BLOCK}/{self._name}/device")
+        while not os.path.exists(f"{folder}/config"):  # noqa: PTH110 - pathlib costs too much here
+            folder = os.path.dirname(folder)  # noqa: PTH120
+        return folder
+
+    def silence(self) -> None:
+        """Forbid the controller to reach memory, behind the driver's back (PCI command register, bus master)."""
+        descriptor = os.open(f"{self.device()}/config", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            command = int.from_bytes(os.pread(descriptor, 2, _PCI_COMMAND), "little")
+            os.pwrite(descriptor, (command & ~_PCI_COMMAND_MASTER).to_bytes(2, "little"), _PCI_COMMAND)
+        finally:
+            os.close(descriptor)
+
+    def fileno(self) -> int:
+        """Readable when the kernel has news of a device."""
+        return self._uevents.fileno()
+
+    def events(self) -> "list[dict[str, Any]]":
+        """A ``changed`` event if the medium is another one."""
+        try:
+            while self._uevents.recv(_UEVENT_BYTES):
+                pass
+        except OSError:
+            pass  # read empty
+        before = self._reported
+        state = self._report()
+        return [] if state == before else [{"type": "changed", "state": state}]
+
+    def _report(self) -> "dict[str, Any]":
+        """What the disk is, noted as that which the host knows."""
+        folder = f"{_BLOCK}/{self._name}"
+        assert self._mover is not None
+        size = int(system.read(f"{folder}/size")) * _SECTOR
+        self._reported = {
+            "class": "block",
+            "medium": size > 0,
+            "size_bytes": size,
+            "sector_bytes": _number(folder, "queue/logical_block_size"),
+            "physical_bytes": _number(folder, "queue/physical_block_size"),
+            "read_only": _number(folder, "ro") != 0,
+            "rotational": _number(folder, "queue/rotational") != 0,
+            "cached": system.read(f"{folder}/queue/write_cache").startswith("write back"),
+            "discard_bytes": _number(folder, "queue/discard_max_bytes"),
+            "zero_bytes": _number(folder, "queue/write_zeroes_max_bytes"),
+            "region_bytes": self._mover.region_bytes,
+            "model": _text(f"{folder}/device/model"),
+        }
+        return self._reported
+
+
+def create() -> Block:
+    """The class, before its driver's modules are inserted."""
+    return Block()
+
+
+def _wait_for_disk(within_seconds: float) -> str:
+    """The first disk that a driver has made of a device."""
+    deadline = time.monotonic() + within_seconds
+    while True:
+        for name in sorted(os.listdir(_BLOCK)):  # noqa: PTH208 - pathlib costs too much here
+            if os.path.exists(f"{_BLOCK}/{name}/device") and os.path.exists(f"/dev/{name}"):  # noqa: PTH110
+                return name
+        if time.monotonic() > deadline:
+            raise system.Unable("no disk appeared")
+        time.sleep(0.002)
+
+
+def _wait_for_region() -> str:
+    """The node of the buffer region."""
+    deadline = time.monotonic() + _PORT_TIMEOUT_SECONDS
+    while True:
+        names = os.listdir(_REGION) if os.path.exists(_REGION) else []  # noqa: PTH110, PTH208
+        for name in names:
+            if os.path.exists(f"/dev/{name}"):  # noqa: PTH110
+                return name
+        if time.monotonic() > deadline:
+            raise system.Unable("the buffer region did not appear")
+        time.sleep(0.002)
+
+
+def _driver_of(folder: str) -> str:
+    """The driver that drives the bus which the disk is on: that of the first PCI device above it."""
+    folder = os.path.realpath(folder)
+    while not os.path.exists(f"{folder}/config"):  # noqa: PTH110
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    return os.path.basename(os.path.realpath(f"{folder}/driver"))  # noqa: PTH119
+
+
+def _number(folder: str, name: str) -> int:
+    """The number in a file of sysfs; 0 if there is none."""
+    try:
+        return int(system.read(f"{folder}/{name}"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _text(path: str) -> str:
+    try:
+        return system.read(path).strip()
+    except OSError:
+        return ""
+
+
+def _try_write(path: str, value: str) -> None:
+    try:  # noqa: SIM105 - contextlib costs too much here
+        system.write(path, value)
+    except OSError:
+        pass  # not every device has it

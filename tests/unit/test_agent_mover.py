@@ -1,0 +1,107 @@
+"""The mover, on the host: a file in place of a disk, memory files in place of region and port."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nooks.agent import mover
+from nooks.nook.block_link import REGION_BYTES, Link
+from nooks.xpc.block import BARRIER, FLUSH, FUA, READ, REQUEST, REQUEST_MAGIC, REQUEST_MARK, WRITE
+
+SIZE = 4 << 20
+
+
+class Bench:
+    """A link whose other end a mover of four threads serves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.disk = folder / "disk"
+        self.disk.write_bytes(bytes(SIZE))
+        self.link, theirs = Link.create()
+        region = f"/proc/self/fd/{self.link.region_fd}"
+        with theirs:
+            self.process = os.fork()
+            if self.process == 0:
+                mover.Work(theirs.fileno(), str(self.disk), region, REGION_BYTES).run()
+
+    def close(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        self.link.close()
+
+    def ask(self, *requests: tuple[int, int, int, int, int], flags: int = 0) -> dict[int, int]:
+        """Requests as (operation, tag, offset, length, slot); the results by tag."""
+        self.link.port.setblocking(True)
+        self.link.port.settimeout(10)
+        for operation, tag, offset, length, slot in requests:
+            frame = REQUEST.pack(REQUEST_MAGIC, operation, flags, tag, offset, length, slot, 0, REQUEST_MARK)
+            self.link.port.sendall(frame)
+        results: dict[int, int] = {}
+        while len(results) < len(requests):
+            replies = self.link.replies()
+            assert replies is not None
+            results.update(replies)
+        return results
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def test_data_go_between_disk_and_region(bench: Bench) -> None:
+    data = os.urandom(8192)
+    bench.link.region[65536 : 65536 + 8192] = data
+    assert bench.ask((WRITE, 7, 4096, 8192, 65536)) == {7: 8192}
+    assert bench.disk.read_bytes()[4096 : 4096 + 8192] == data
+    assert bench.ask((FLUSH, 8, 0, 0, 0), (READ, 9, 4096, 4096, 0)) == {8: 0, 9: 4096}
+    assert bench.link.region[:4096] == data[:4096]
+    assert bench.ask((WRITE, 10, 0, 4096, 0), flags=FUA) == {10: 4096}
+
+
+def test_many_at_once(bench: Bench) -> None:
+    for slot in range(16):
+        bench.link.region[slot * 65536 : slot * 65536 + 4096] = bytes([slot]) * 4096
+    writes = [(WRITE, 100 + slot, slot * 4096, 4096, slot * 65536) for slot in range(16)]
+    assert bench.ask(*writes) == {100 + slot: 4096 for slot in range(16)}
+    assert bench.disk.read_bytes()[: 16 * 4096] == b"".join(bytes([slot]) * 4096 for slot in range(16))
+
+
+def test_what_can_t_be_done_is_an_error_and_not_the_end(bench: Bench) -> None:
+    results = bench.ask((READ, 1, 17, 100, 0), (99, 2, 0, 0, 0), (READ, 3, 0, 4096, 0))
+    assert results[1] < 0
+    assert results[2] == -22
+    assert results[3] == 4096
+
+
+def test_torn_requests_are_skipped_and_a_barrier_ends_what_came_before(bench: Bench) -> None:
+    """A supervisor died in the midst of a write: it must not be carried out in part."""
+    torn = REQUEST.pack(REQUEST_MAGIC, WRITE, 0, 1, 0, 4096, 0, 0, REQUEST_MARK)[:20]
+    bench.link.region[:4096] = b"x" * 4096
+    bench.link.port.setblocking(True)
+    bench.link.port.sendall(torn)
+    bench.link.port.setblocking(False)
+    asyncio.run(bench.link.resync(10))
+    assert bench.disk.read_bytes() == bytes(SIZE)
+    assert bench.ask((READ, 5, 0, 4096, 0), (BARRIER, 6, 0, 0, 0)) == {5: 4096, 6: 0}
+
+
+def test_replies_to_a_dead_supervisor_are_skipped(bench: Bench) -> None:
+    bench.ask((READ, 1, 0, 4096, 0))
+    frames = (REQUEST.pack(REQUEST_MAGIC, READ, 0, tag, 0, 4096, 0, 0, REQUEST_MARK) for tag in (2, 3, 4))
+    bench.link.port.sendall(b"".join(frames))
+    bench.link.port.recv(7)  # the dead one had read half an answer
+    bench.link.port.setblocking(False)
+    asyncio.run(bench.link.resync(10))
+    assert bench.ask((READ, 9, 0, 4096, 0)) == {9: 4096}
+
+
+def test_a_rehearsal_leaves_all_slots_free(bench: Bench) -> None:
+    asyncio.run(bench.link.rehearse(10))
+    assert bench.link.room
