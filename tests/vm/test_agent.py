@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nooks.device.emulated import as_argument, network_card
 from nooks.endpoint import netns
 from nooks.image import initramfs, kernel
 from nooks.image.initramfs import Image
@@ -31,12 +32,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU"),
 ]
 
-CARDS = {
-    # Without this option the carrier of QEMU's card takes 2 s after each reset of it.
-    "e1000": "e1000,autonegotiation=off",
-    "e100": "i82557b",
-    "pcnet32": "pcnet",
-}
+CARDS = {"e1000": "e1000", "e100": "i82557b", "pcnet32": "pcnet"}
 CARD_MAC = "02:00:00:00:00:01"
 PEER_MAC = "02:00:00:00:00:99"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -141,7 +137,7 @@ async def booted(image: Image, folder: Path, card: str = "e1000") -> AsyncGenera
         hardware = (
             *("-netdev", f"tap,id=host,fd={host.tap}"),
             *("-device", "virtio-net-pci,netdev=host,disable-modern=on,mrg_rxbuf=off"),
-            *("-netdev", f"tap,id=wire,fd={wire.tap}", "-device", f"{CARDS[card]},netdev=wire,id=card"),
+            *("-netdev", f"tap,id=wire,fd={wire.tap}", *as_argument(network_card(CARDS[card], ()) | {"id": "card"})),
         )
         async with bare_domain(image, folder, hardware, fds=[host.tap, wire.tap]) as domain:
             yield Agent(domain, host, wire)

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nooks.device.properties import known
 from nooks.host.errors import InputError
 
 BUSES = Path(__file__).with_name("buses.toml")
@@ -26,7 +27,16 @@ def device_properties(model: str, options: tuple[tuple[str, str], ...], **own: s
     for key, _ in options:
         if key in RESERVED:
             raise InputError(f"the device option {key!r} is set by nooks itself", "leave it out")
-    return {"driver": model, **own, **_rows(MODELS).get(model, {}), **dict(options)}
+    return {"driver": model, **own, **defaults(model), **dict(options)}
+
+
+def defaults(model: str) -> dict[str, str]:
+    """What a model is told unless the user says otherwise, as far as this machine's QEMU has such properties."""
+    row: dict[str, str] = _rows(MODELS).get(model, {})
+    if not row:
+        return {}
+    properties = known(model)
+    return {key: value for key, value in row.items() if properties is None or key in properties}
 
 
 def as_argument(properties: Mapping[str, str]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nooks.device.emulated import MODELS, RESERVED
+from nooks.device.emulated import RESERVED, defaults
 from nooks.host.errors import InputError
 from nooks.lab.machine import models
 from nooks.lab.machine.models import Model
@@ -88,7 +88,7 @@ def parse_card(text: str) -> Card:
     if bridge and port:
         raise InputError(f"--device {text!r} has both bridge and port", "give one")
     _refuse_ours(options, model)
-    return Card(model, tuple(_with_defaults(model, options).items()), bridge, port, drive)
+    return Card(model, tuple((defaults(model.name) | options).items()), bridge, port, drive)
 
 
 def _bridge(options: dict[str, str]) -> str | None:
@@ -120,9 +120,3 @@ def _refuse_ours(options: dict[str, str], model: Model) -> None:
     for key in options:
         if key in _OURS and not (key == "bus" and model.bus not in ("PCI", "usb-bus")):
             raise InputError(f"the device option {key!r} is set by the lab itself", "leave it out")
-
-
-def _with_defaults(model: Model, options: dict[str, str]) -> dict[str, str]:
-    import tomllib
-
-    return tomllib.loads(MODELS.read_text(encoding="utf-8")).get(model.name, {}) | options
