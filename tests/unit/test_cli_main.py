@@ -62,6 +62,7 @@ def nooks(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["events", "--event", "party"], 2, "'party' is not an event"),
         (["bench"], 2, "Missing command"),
         (["bench", "recovery"], 2, "--driver"),
+        (["bench", "transfer", "--bytes", "0"], 2, "--bytes"),
         (["demo", "opera"], 2, "'opera'"),
         (["drivers", "--class", "video"], 2, "'video'"),
     ],

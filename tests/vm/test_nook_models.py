@@ -76,6 +76,15 @@ def test_a_driver_fails_in_every_way_and_is_recovered(bench: Bench, driver: str,
     bench.ok("stop", bench.name)
 
 
+@pytest.mark.parametrize("size_bytes", [20_000_000, pytest.param(1_000_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("driver", [driver for driver, _ in CARDS])
+def test_every_byte_arrives(bench: Bench, driver: str, size_bytes: int) -> None:
+    result = bench.ok("bench", "transfer", "--driver", driver, "--bytes", str(size_bytes))
+    assert result["errors"] == []
+    assert [transfer["received_bytes"] for transfer in result["transfers"]] == [size_bytes, size_bytes]
+    assert [transfer["way"] for transfer in result["transfers"]] == ["receive", "send"]
+
+
 @pytest.mark.parametrize("means", ["hotplug", "cold"])
 def test_a_card_that_no_snapshot_holds(bench: Bench, means: str) -> None:
     bench.start("epic100", "model:epic100", "--means", means)

@@ -100,6 +100,27 @@ def bench_network(
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
 
 
+@bench.command("transfer")
+def bench_transfer(
+    driver: DriverOption = None,
+    size: Annotated[
+        int | None, typer.Option("--bytes", metavar="N", min=1, max=1 << 40, help="How much each way; 1 GB without it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send much data through a nook, each way, and check every byte; exit 0 only if all of it was right."""
+    result = _run("nooks.lab.bench_transfer", {"driver": driver, "size_bytes": size, "json": json})
+    columns = ("way", "received_bytes", "seconds", "megabits_per_second", "wrong_blocks")
+
+    def text() -> None:
+        table(columns, [[row[column] for column in columns] for row in result["transfers"]], empty="nothing")
+        print("; ".join(result["errors"]) or "no errors")
+
+    emit(result, as_json=json, text=text)
+    if result["errors"]:
+        raise typer.Exit(1)
+
+
 @bench.command("footprint")
 def bench_footprint(
     driver: DriverOption = None,

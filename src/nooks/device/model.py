@@ -2,7 +2,9 @@
 
 import difflib
 import os
+import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +77,12 @@ def open_files(device: "Device") -> dict[str, int]:
                     os.close(descriptor)
                 raise InputError(f"{key}={path}: {error.strerror}", "give the path of a WAV file") from None
     return opened
+
+
+def process(name: str, descriptors: Mapping[str, int], *words: str) -> list[str]:
+    """The command line of a card's process, which inherits ``descriptors`` by what it calls them (hardware.card)."""
+    handed = (f"--{kind}-fd={number}" for kind, number in descriptors.items())
+    return [sys.executable, "-I", "-m", "nooks.hardware.card", name, *handed, *words]
 
 
 def properties(socket_path: str) -> dict[str, Any]:

@@ -77,10 +77,10 @@ async def _run(driver: str, rounds: int, console: Console) -> dict[str, Any]:
         pid = int(started["domain_pid"])
         family = family_of(product.name, [int(started["pid"]), pid])
         await stack.enter_async_context(beds.far_end(theirs))
-        guest = await stack.enter_async_context(wired_by_hand(theirs, driver, arguments_of(pid)))
+        _, processes = await stack.enter_async_context(wired_by_hand(theirs, driver, arguments_of(pid)))
         await asyncio.sleep(SETTLE_SECONDS)
         nook = side_of(ours, "nook", processor.of_processes(family))
-        native = side_of(theirs, BASELINE, processor.of_processes([guest.process.pid]))
+        native = side_of(theirs, BASELINE, processor.of_processes(processes))
         figures = await in_turn(nook, native, rounds, console)
     return document(driver, rounds, *figures)
 

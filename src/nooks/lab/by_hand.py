@@ -4,21 +4,29 @@ The guest's init is a shell script with Debian's own ip, tc and insmod, taken fr
 """
 
 import contextlib
+import json
 import re
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from nooks.device import model
+from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.drivers import find
+from nooks.endpoint.multiqueue import MultiQueueTap
 from nooks.host.errors import InputError, MachineError
+from nooks.host.pace import slowness
 from nooks.host.process import run
 from nooks.image import kernel as kernels
 from nooks.image.cpio import CpioWriter
+from nooks.image.emulator import with_vfio_user
 from nooks.image.modules import ModuleTree
 from nooks.lab.bed import Bed, address_peer, quiet_ipv6
+from nooks.lab.model_card import powered
 from nooks.lab.workers import Worker, worker
-from nooks.spec import parse_device
+from nooks.spec import Device, parse_device
 
 BOOT_SECONDS = 60.0
 MODULES = ("virtio_ring", "virtio", "virtio_pci", "virtio_net", "sch_ingress", "cls_matchall", "act_mirred")
@@ -37,7 +45,9 @@ for path in /sys/class/net/*; do
         ?*) card=${path##*/} ;;
     esac
 done
+read -r address < "/sys/class/net/$host/address"
 ip link set "$host" up promisc on
+ip link set "$card" address "$address"
 ip link set "$card" up
 tc qdisc add dev "$host" clsact
 tc qdisc add dev "$card" clsact
@@ -50,52 +60,84 @@ while true; do sleep 1000; done
 
 
 @contextlib.asynccontextmanager
-async def wired_by_hand(bed: Bed, driver: str, domain_arguments: Mapping[str, str]) -> AsyncGenerator[Worker, None]:
-    """The bed's cable and interface joined by a guest that knows nothing of us; yields its QEMU.
+async def wired_by_hand(
+    bed: Bed, driver: str, domain_arguments: Mapping[str, str]
+) -> AsyncGenerator[tuple[Worker, list[int]], None]:
+    """The bed's cable and interface joined by a guest that knows nothing of us; yields its QEMU, and all processes.
 
     ``domain_arguments`` are the arguments of a nook's domain (``arguments_of``), so that both are alike.
-    Raises InputError if the driver has no emulated device, MachineError if a program is missing.
+    Raises InputError if the driver has no device, MachineError if a program is missing.
     """
     row = find(driver)
     if not row.devices:
         raise InputError(f"{driver} has no device to measure with", "use a driver of 'nooks drivers'")
-    device = parse_device(row.devices[0])
     kernel = kernels.whole(kernels.resolve("debian", row.flavour))
     modules = ModuleTree(kernel.modules, kernel.version).closure([*MODULES, row.module])
-    with tempfile.TemporaryDirectory(prefix="nooks-by-hand-") as folder, taps(bed) as mac:
-        initramfs = Path(folder) / "initramfs.cpio"
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-by-hand-")))
+        mac = stack.enter_context(_host_tap(bed))
+        card = stack.enter_context(_card(bed, parse_device(row.devices[0]), mac, folder))
+        initramfs = folder / "initramfs.cpio"
         _build(initramfs, [(module.file_name, module.read()) for module in modules])
+        size = domain_arguments["-m"]
         argv = [
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-            *("-machine", "pc,usb=off,vmport=off,graphics=off"),
+            *(*card.emulator.command(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *("-machine", "pc,usb=off,vmport=off,graphics=off,memory-backend=ram"),
+            *("-object", f"memory-backend-memfd,id=ram,size={size},share={'on' if card.shared else 'off'}"),
             *(part for option in TAKEN_OVER for part in (option, domain_arguments[option])),
             *("-kernel", str(kernel.vmlinux), "-initrd", str(initramfs)),
-            *("-serial", "stdio"),
+            *("-serial", "stdio", "-global", "pci-device.romfile="),
             *("-netdev", f"tap,id=host,ifname={bed.nook},script=no,downscript=no,vhost=off"),
-            *("-device", "virtio-net-pci,netdev=host,romfile="),
-            *("-netdev", f"tap,id=wire,ifname={bed.wire},script=no,downscript=no,vhost=off,vnet_hdr=off"),
-            *("-device", f"{device.model},netdev=wire,mac={mac},romfile="),
+            *("-device", f"virtio-net-pci,netdev=host,mac={mac}"),
+            *card.arguments,
         ]
         async with worker("hand-wired guest", argv, new_session=True) as guest:
-            await guest.until_ready(BOOT_SECONDS)
+            await guest.until_ready(BOOT_SECONDS * slowness())
             run(["ip", "link", "set", bed.wire, "netns", bed.netns])
             address_peer(bed)
-            yield guest
+            yield guest, [guest.process.pid, *card.processes]
+
+
+@dataclass(frozen=True)
+class _Card:
+    """QEMU's arguments for a card, the QEMU that has it, and the processes that it consists of beside."""
+
+    arguments: Sequence[str]
+    emulator: Emulator = SYSTEM
+    shared: bool = False
+    processes: Sequence[int] = ()
 
 
 @contextlib.contextmanager
-def taps(bed: Bed) -> Generator[str, None, None]:
-    """Both TAPs, as a user would make them; yields the MAC address of the host's."""
-    run(["ip", "tuntap", "add", "dev", bed.nook, "mode", "tap", "vnet_hdr"])
-    try:
+def _card(bed: Bed, device: Device, mac: str, folder: Path) -> Generator[_Card, None, None]:
+    """The card on the bed's cable, which is made: one of QEMU's, or a model of ours."""
+    if device.kind != "model":
         run(["ip", "tuntap", "add", "dev", bed.wire, "mode", "tap"])
         try:
-            quiet_ipv6(bed.nook, None)
-            run(["ip", "address", "add", f"{bed.host}/{bed.prefix}", "dev", bed.nook])
-            run(["ip", "link", "set", bed.nook, "up"])
-            yield Path("/sys/class/net", bed.nook, "address").read_text().strip()
+            wire = f"tap,id=wire,ifname={bed.wire},script=no,downscript=no,vhost=off,vnet_hdr=off"
+            yield _Card(["-netdev", wire, "-device", f"{device.model},netdev=wire,mac={mac}"])
         finally:
             _delete(bed.wire, bed.netns)
+        return
+    emulator = with_vfio_user()
+    tap = MultiQueueTap.open(bed.wire, namespace=None, vnet_header=False, exclusive=True)
+    try:
+        place = folder / "card"
+        with powered(device.model, place, {"cable": tap.queue_fds[0]}, serial=bed.suffix) as pid:
+            yield _Card(["-device", json.dumps(model.properties(str(place)))], emulator, True, [pid])
+    finally:
+        tap.close()
+
+
+@contextlib.contextmanager
+def _host_tap(bed: Bed) -> Generator[str, None, None]:
+    """The host's TAP, as a user would make it; yields its MAC address."""
+    run(["ip", "tuntap", "add", "dev", bed.nook, "mode", "tap", "vnet_hdr"])
+    try:
+        quiet_ipv6(bed.nook, None)
+        run(["ip", "address", "add", f"{bed.host}/{bed.prefix}", "dev", bed.nook])
+        run(["ip", "link", "set", bed.nook, "up"])
+        yield Path("/sys/class/net", bed.nook, "address").read_text().strip()
     finally:
         _delete(bed.nook, None)
 

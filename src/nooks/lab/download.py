@@ -9,9 +9,10 @@ from typing import Any
 
 from nooks.host.process import Process, spawn
 from nooks.lab.gauge import Gauge
-from nooks.lab.workers import Worker, python, reading, worker
+from nooks.lab.workers import Worker, enter, python, reading, worker
 
 _END_SECONDS = 10.0
+_CURL = ("curl", "--silent", "--show-error", "--fail", "--no-buffer", "--write-out", "%{stderr}\n%{json}\n")
 
 
 class Download:
@@ -43,14 +44,14 @@ class Download:
 
 
 @contextlib.asynccontextmanager
-async def download(url: str, seed: int) -> AsyncGenerator[Download, None]:
-    """Fetch ``url`` with curl for the block, checking it against the content of ``seed``."""
+async def download(url: str, seed: int, *, netns: str | None = None) -> AsyncGenerator[Download, None]:
+    """Fetch ``url`` with curl (in the namespace ``netns``) for the block, comparing it with the content of ``seed``."""
     gauge = Gauge()
     data_read, data_write = os.pipe()
     report_read, report_write = os.pipe()
     try:
         curl = spawn(
-            ["curl", "--silent", "--show-error", "--fail", "--no-buffer", "--write-out", "%{stderr}\n%{json}\n", url],
+            [*enter(netns), *_CURL, url],
             stdout=data_write,
             stderr=report_write,
         )

@@ -42,7 +42,6 @@ ADDRESS_SPACE_BYTES = 1 << 30
 _PROCESS, _CONTROL, _LISTENER = "model.process", "model.control", "model.listener"
 _PACKET_BYTES = 4096
 _POLL_SECONDS = 0.1
-_CARD = ("-I", "-m", "nooks.hardware.card")
 
 
 class ModelGone(NooksError):  # noqa: N818 - the name says what happened
@@ -262,14 +261,13 @@ class Starting:
                 os.close(descriptor)
 
     def _spawn(self, descriptors: Mapping[str, int]) -> Process:
+        words = (
+            f"--serial={self._name}",
+            f"--user-id={model_user(self._user_id)}",
+            f"--address-space-bytes={ADDRESS_SPACE_BYTES}",
+        )
         return spawn(
-            [
-                *(sys.executable, *_CARD, self._card.model),
-                *(f"--{kind}-fd={number}" for kind, number in descriptors.items()),
-                f"--serial={self._name}",
-                f"--user-id={model_user(self._user_id)}",
-                f"--address-space-bytes={ADDRESS_SPACE_BYTES}",
-            ],
+            model.process(self._card.model, descriptors, *words),
             pass_fds=list(descriptors.values()),
             stderr=sys.stderr.fileno(),
             new_session=True,
