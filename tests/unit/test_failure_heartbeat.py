@@ -11,7 +11,7 @@ from fakes import FakeClock, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nooks.failure.heartbeat import HeartbeatDetector, HeartbeatLimits, watch
+from nooks.failure.heartbeat import PROBE_SECONDS, HeartbeatDetector, HeartbeatLimits, watch
 from nooks.failure.report import FailureReport, Reason
 from nooks.failure.schedstat import VcpuClock, VcpuTimes
 
@@ -70,6 +70,11 @@ class Host:
             self.unread = []
             if self.now >= self.detector.deadline(self.now):
                 self.verdict = self.detector.check(self.now, self.vcpu())
+
+
+def always(spend: str) -> Callable[[float], str]:
+    """A CPU that does the same at any time."""
+    return lambda _now: spend
 
 
 def begun(spend: Callable[[float], str], beats: bool = True, healthy_seconds: float = 1.0) -> Host:
@@ -203,11 +208,28 @@ def test_debug_stops_are_subtracted() -> None:
 
 def test_the_first_beat_may_take_longer_and_must_come() -> None:
     host = Host(lambda _now: "run", beats=False)
-    host.detector.begin(3, 0.0, first_beat_seconds=8.0)
-    assert host.play(7.9) is None
+    host.detector.begin(3, 0.0)
+    assert host.play(1.9) is None
     verdict = host.play(1)
     assert verdict is not None
     assert verdict.incarnation == 3
+
+
+@pytest.mark.parametrize(("spend", "reason"), [("run", Reason.HEARTBEAT), ("sleep", Reason.HALTED)])
+def test_a_driver_that_probes_may_hold_the_cpu_for_long_but_not_for_ever(spend: str, reason: Reason) -> None:
+    host = Host(lambda _now: "sleep")
+    host.detector.begin(1, 0.0, probing=True)
+    assert host.play(1.0) is None
+    host.beats = False
+    host.spend = always(spend)
+    assert host.play(PROBE_SECONDS - 0.2) is None
+    verdict = host.play(1)
+    assert verdict is not None
+    assert verdict.reason is reason
+    host.verdict = None
+    host.detector.begin(1, host.now)
+    verdict = host.play(2.1)
+    assert verdict is not None, "whoever serves has less time"
 
 
 def test_other_incarnations_and_old_counts_are_no_sign_of_life() -> None:

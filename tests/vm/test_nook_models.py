@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,34 @@ def test_a_model_that_dies_is_a_card_that_is_replaced(bench: Bench) -> None:
     os.kill(model_process(bench), signal.SIGKILL)
     bench.until(lambda status: status["recoveries"] == 1, 60)
     assert failures_of(bench)[-1]["reason"] == "unplugged"
+    assert bench.reaches_peer()
+
+
+def plugged_in(card: int) -> bool:
+    """Whether a domain has taken the card's interrupt."""
+    with suppress(FileNotFoundError):
+        return any("eventfd" in str(link.readlink()) for link in Path(f"/proc/{card}/fd").iterdir())
+    return False
+
+
+def test_a_card_that_hangs_while_the_next_driver_looks_for_it(bench: Bench) -> None:
+    """A register is read and nothing answers: the heartbeat ends the attempt long before its time is over."""
+    bench.start("epic100", "model:epic100", "--intensity", "50")
+    ready(bench)
+    card = model_process(bench)
+    assert plugged_in(card)
+    bench.ok("crash", bench.name, "--how", "kill")
+    deadline = time.monotonic() + 30
+    while not plugged_in(card):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(card, signal.SIGSTOP)
+    try:
+        bench.until(lambda _: len(failures_of(bench)) >= 2, 30)
+    finally:
+        os.kill(card, signal.SIGCONT)
+    bench.until(lambda status: status["state"] == "running", 60)
+    assert failures_of(bench)[1]["detail"]["detector"] == "heartbeat"
     assert bench.reaches_peer()
 
 

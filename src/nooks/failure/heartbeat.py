@@ -27,6 +27,12 @@ _LONGEST_NAP_SECONDS = 0.25
 BEAT_SECONDS = 0.075
 """How often a beat is due."""
 
+FIRST_BEAT_SECONDS = 2.0
+
+PROBE_SECONDS = 5.0
+"""How long a driver that looks for its device may hold the CPU, on a usual processor: no kernel is preempted by the
+heartbeat's process then. (The kernel itself calls it a lockup after 20 s.)"""
+
 
 @dataclass(frozen=True)
 class HeartbeatLimits:
@@ -62,6 +68,11 @@ class HeartbeatLimits:
             asleep=max(self.asleep, BEAT_SECONDS + between_beats * processor),
         )
 
+    def while_probing(self) -> "HeartbeatLimits":
+        """For a domain whose driver brings its device up: it may run, or wait for the device's answers, for long."""
+        longest = PROBE_SECONDS * max(1.0, self.run / HeartbeatLimits.run)
+        return dataclasses.replace(self, run=longest, asleep=longest, silent=2 * longest)
+
 
 @dataclass
 class _Silence:
@@ -90,20 +101,21 @@ class HeartbeatDetector:
     """Watches one incarnation at a time; pure, all times are the caller's (seconds of the injected clock)."""
 
     def __init__(self, limits: HeartbeatLimits | None = None) -> None:
-        self._limits = limits or HeartbeatLimits()
+        self._usual = self._limits = limits or HeartbeatLimits()
         self._incarnation = 0
         self._count = -1
         self._silence: _Silence | None = None
         self._paused = False
         self._due: float | None = None
 
-    def begin(self, incarnation: int, now: float, first_beat_seconds: float = 2.0) -> None:
-        """Watch ``incarnation``, whose CPU runs from now on; its first beat may take ``first_beat_seconds``."""
+    def begin(self, incarnation: int, now: float, *, probing: bool = False) -> None:
+        """Watch ``incarnation``, whose CPU runs from now on. ``probing``: its driver brings a device up."""
+        self._limits = self._usual.while_probing() if probing else self._usual
         self._incarnation = incarnation
         self._count = -1
         self._paused = False
         self._due = None
-        self._silence = _Silence(now, None, first_beat_seconds)
+        self._silence = _Silence(now, None, self._limits.silent if probing else FIRST_BEAT_SECONDS)
 
     def end(self) -> None:
         """Watch nothing: the domain is being fenced, or its report was made."""

@@ -134,6 +134,7 @@ class Nook:
             replan=self._replan,
             serving=self._serving,
             plug=plugging,
+            probing=self.watcher.attend,
             quickest=Means(spec.restart.means or Means.SPARE),
         )
         self._tracker.own("domains", self.restarter.close)

@@ -14,6 +14,7 @@ from nooks.domain.maker import DomainMaker
 from nooks.domain.probe import working_accelerator
 from nooks.domain.qemu import Plan
 from nooks.host.pace import slowness
+from nooks.nook.asking import surely
 from nooks.nook.incarnation import BootError, Incarnation, Listener
 from nooks.nook.plugging import CLAIM_SECONDS, EmulatedDevice, LateDevice, Plugging
 from nooks.nook.side import ClassSide
@@ -78,8 +79,11 @@ class Plans:
         return Plugging(device, lambda: _bring_up(self._spec, image()), came_up)
 
     async def rehearse(self, spare: Incarnation, image: dict[str, Any]) -> None:
-        """All that a spare can be asked before it has its device: once more what it has done. Raises XpcError."""
-        await spare.ask(_prepare(self._spec, image), PREPARE_SECONDS)
+        """All that a spare can be asked before it has its device: once more what it has done. Raises XpcError.
+
+        Cancelled, it leaves the agent's answer to arrive: the spare may be needed at any moment.
+        """
+        await surely(spare.ask(_prepare(self._spec, image), PREPARE_SECONDS))
 
     async def _first(self, domain: Domain, request: BringUp | Prepare) -> dict[str, Any]:
         booted = Incarnation(domain, 0, -1, self._listener)

@@ -67,7 +67,7 @@ class DomainRestarter:
     has its link, so that the failover itself does nothing but continue. ``replan`` makes the maker for another
     kernel. ``serving`` is told which incarnation is live, None before it is fenced. ``plug`` gives the device to a
     domain that runs without one and has the driver come up, and returns facts for the journal; None if the device is
-    part of every domain. ``quickest`` is the best means that may be used.
+    part of every domain. ``probing`` is told before that. ``quickest`` is the best means that may be used.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class DomainRestarter:
         replan: Callable[[str], Awaitable[DomainMaker]],
         serving: Callable[[Incarnation | None], None],
         plug: Callable[[Incarnation], Awaitable[dict[str, Any]]] | None = None,
+        probing: Callable[[Incarnation], None] = lambda incarnation: None,
         quickest: Means = Means.SPARE,
     ) -> None:
         self.maker = maker
@@ -93,6 +94,7 @@ class DomainRestarter:
         self._replan = replan
         self._serving = serving
         self._plug = plug
+        self._probing = probing
         self._quickest = quickest
         self._former: DomainMaker | None = None
         self._spare: Incarnation | None = None
@@ -139,6 +141,7 @@ class DomainRestarter:
         if self._plug is not None:
             means = Means.COLD if means is Means.COLD else Means.HOTPLUG
             await self.live.domain.run()
+            self._probing(self.live)
             self.switched = await self._plug(self.live)
         self.switched |= self._bays.switch(bay)
         self._ledger.record(incarnation=incarnation, bay=bay)

@@ -66,6 +66,7 @@ class Watcher:
         self._side = side
         self._device = device
         self._live: Incarnation | None = None
+        self._attended: Incarnation | None = None
         self._heartbeat = HeartbeatDetector(HeartbeatLimits().on(processor()))
         self._vcpu: VcpuClock | None = None
         self._process: ProcessDetector | None = None
@@ -91,23 +92,31 @@ class Watcher:
             self._checking = None
 
     def follow(self, live: Incarnation) -> None:
-        """Watch this incarnation, whose CPU runs from now on."""
-        self.leave()
+        """Watch this incarnation, which serves from now on, and its CPU runs."""
+        self._attend(live, probing=False)
         self._live = live
-        domain = live.domain
-        self._vcpu = VcpuClock(domain.pid, domain.vcpu_thread)
-        self._heartbeat.begin(live.number, self._clock.monotonic())
-        self._process = ProcessDetector(live.number, domain.pid, domain.handles.pidfd, self._clock, self._say)
-        self._hub.add(self._process.look)
-        self._process.open()
-        self._panic.begin(live.number)
         self._side.begin(live.number)
         for detector in self._device:
             detector.begin(live.number)
 
+    def attend(self, incarnation: Incarnation) -> None:
+        """Watch whether this one lives, whose driver is bringing its device up: nothing more is to be judged yet."""
+        self._attend(incarnation, probing=True)
+
+    def _attend(self, incarnation: Incarnation, *, probing: bool) -> None:
+        self.leave()
+        self._attended = incarnation
+        domain = incarnation.domain
+        self._vcpu = VcpuClock(domain.pid, domain.vcpu_thread)
+        self._heartbeat.begin(incarnation.number, self._clock.monotonic(), probing=probing)
+        self._process = ProcessDetector(incarnation.number, domain.pid, domain.handles.pidfd, self._clock, self._say)
+        self._hub.add(self._process.look)
+        self._process.open()
+        self._panic.begin(incarnation.number)
+
     def leave(self) -> None:
         """Stop watching: the domain is about to be fenced."""
-        self._live = None
+        self._live = self._attended = None
         self._heartbeat.end()
         self._panic.end()
         self._side.end()
@@ -133,10 +142,10 @@ class Watcher:
 
     def heard_beat(self, incarnation: Incarnation, count: int, counters: dict[str, int] | None) -> None:
         """A heartbeat arrived."""
-        if incarnation is not self._live:
+        if incarnation is not self._attended:
             return
         self._heartbeat.beat(incarnation.number, count, self._clock.monotonic(), self._read_vcpu())
-        if counters:
+        if counters and incarnation is self._live:
             self._side.counters(counters)
 
     def heard_message(self, incarnation: Incarnation, message: Message) -> None:
@@ -154,7 +163,7 @@ class Watcher:
 
     def heard_machine(self, incarnation: Incarnation, event: Event) -> None:
         """QEMU sent an event."""
-        if incarnation is not self._live:
+        if incarnation is not self._attended:
             return
         console = incarnation.domain.console.text()
         now = self._clock.monotonic()
