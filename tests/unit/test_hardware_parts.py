@@ -12,6 +12,7 @@ from nooks.hardware import mii
 from nooks.hardware.card import NETWORK_CARDS, SOUND_CARDS
 from nooks.hardware.checksum import fill_in
 from nooks.hardware.eeprom import SerialEeprom
+from nooks.hardware.loop import Loop
 from nooks.hardware.misbehaviour import Kind
 
 
@@ -127,3 +128,24 @@ def test_frames_that_have_no_checksum_stay_as_they_are(length: int) -> None:
     before = bytes(short)
     fill_in(short)
     assert short == before
+
+
+def test_a_timer_is_not_late_for_what_another_sets() -> None:
+    loop = Loop()
+    begin = loop.clock()
+    done: dict[str, float] = {}
+
+    def note(what: str) -> None:
+        done[what] = loop.clock()
+
+    def first() -> None:
+        loop.call_at(begin + 0.2, lambda: note("third"))
+        note("first")
+
+    loop.call_at(begin + 0.02, lambda: note("second"))
+    loop.call_at(begin + 0.01, first)
+    while len(done) < 3:
+        loop.turn(1.0)
+    loop.close()
+    assert list(done) == ["first", "second", "third"]
+    assert done["second"] < begin + 0.15

@@ -8,10 +8,11 @@ it meant not, is told of once more.
 Left out: early transmit and early receive, header copies and fragment lists, wake-on-LAN, the expansion ROM, the GPIO
 pins, PCI bursts, monitor mode and loopback. The transceiver always has link. A frame is sent the moment that its
 descriptor is read, so there are no underruns.
+
+Bits are plain integers: an operation on an enumeration's members takes a microsecond, and a frame has dozens of them.
 """
 
 import struct
-from enum import IntFlag
 
 from nooks.hardware.eeprom import SerialEeprom
 from nooks.hardware.ethernet import (
@@ -46,7 +47,7 @@ _EEPROM_SIZE_64 = 0x40
 _HASH_BITS = 6
 
 
-class CommandBits(IntFlag):
+class CommandBits:
     """COMMAND."""
 
     STOP_RX = 0x01
@@ -59,7 +60,7 @@ class CommandBits(IntFlag):
     TXUGO = 0x80
 
 
-class Event(IntFlag):
+class Event:
     """INTSTAT and INTMASK; the last three are states and can't be cleared."""
 
     RCC = 0x0001  # receive copy complete
@@ -80,7 +81,7 @@ _CLEARABLE = 0x7FFF
 _BUS_ERROR = Event.TARGET_ABORT | Event.FATAL
 
 
-class Control(IntFlag):
+class Control:
     """GENCTL."""
 
     SOFT_RESET = 0x0001
@@ -90,7 +91,7 @@ class Control(IntFlag):
     RESET_PHY = 0x4000
 
 
-class Receive(IntFlag):
+class Receive:
     """RXCON."""
 
     BROADCAST = 0x04
@@ -99,7 +100,7 @@ class Receive(IntFlag):
     PROMISCUOUS = 0x20
 
 
-class Eeprom(IntFlag):
+class Eeprom:
     """EECTL."""
 
     ENABLE = 0x01

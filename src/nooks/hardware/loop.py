@@ -105,7 +105,7 @@ class Loop:
                 timer.callback()
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
-        if self._timers and not self._armed:
+        if self._timers and (not self._armed or self._timers[0][0] < self._armed):
             self._arm(self._timers[0][0])
 
     def _arm(self, when: float) -> None:
