@@ -172,16 +172,24 @@ def test_emu10k1_plays_a_pair_of_voices_through_its_processor(tmp_path: Path) ->
         assert emu.read(0x08, 4) & 0xFFFFFF < FRAMES
 
 
-def test_emu10k1_records_by_halves(tmp_path: Path) -> None:
-    studio = Studio("sblive", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "code", "bits", "recorded", "source", "zero", "enable"),
+    [("sblive", 0x400, 10, 0x2A, 0x10, 0x40, 0x18), ("audigy", 0x600, 12, 0x76, 0x4A, 0xC0, 0x30)],
+)
+def test_emu10k1_records_by_halves(
+    tmp_path: Path, name: str, code: int, bits: int, recorded: int, source: int, zero: int, enable: int
+) -> None:
+    studio = Studio(name, tmp_path)
     with bus(tmp_path / "socket", studio.make) as card:
         emu = Emu(card.connect())
         codec(emu.codec)
-        for channel in range(2):
-            emu.instruct(channel, 6, 0x2A + channel, 0x10 + channel, 0x40, 0x40)
+        for channel in range(2):  # recorded = source + 0 + 0
+            emu.write(code + 2 * channel, 0, zero << bits | zero)
+            operands = recorded + channel << bits | source + channel
+            emu.write(code + 2 * channel + 1, 0, 6 << 2 * bits | operands)
         emu.client.write(0, 0x0C, 4, 0x40)
         emu.write(0x46, 0, BUFFER)
-        emu.write(0x42, 0, 0x18)
+        emu.write(0x42, 0, enable)
         emu.write(0x4A, 0, 31)  # 65536 bytes
         wait(card, lambda: bool(emu.client.read(0, 0x08, 4) & 0x4000))
         emu.client.write(0, 0x08, 4, 0x4000)
