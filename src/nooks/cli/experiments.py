@@ -49,6 +49,9 @@ def demo(
 @bench.command("recovery")
 def bench_recovery(
     driver: DriverOption = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="DEVICE", help="As of 'nooks start', instead of the driver's own.")
+    ] = None,
     attach: AttachOption = None,
     peer: PeerOption = None,
     how: Annotated[
@@ -63,7 +66,15 @@ def bench_recovery(
 ) -> None:
     """Fail a nook again and again under load; report detection, recovery and outage."""
     way = how.value if how else None
-    options = {"driver": driver, "how": way, "count": count, "spare": spare, "seed": seed, "json": json}
+    options = {
+        "driver": driver,
+        "device": device,
+        "how": way,
+        "count": count,
+        "spare": spare,
+        "seed": seed,
+        "json": json,
+    }
     if driver is None and attach is None:
         raise InputError("no driver was given", "give --driver, or a real card with --attach")
     result = _run("nooks.lab.bench_recovery", options | _real(attach, peer))

@@ -68,9 +68,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to fail, and how. ``card`` is a real one, whose cable ends at ``peer``; else the card is emulated."""
+    """What is to fail, and how. ``card`` is a real one, whose cable ends at ``peer``; else it is ``device``, or the
+    driver's own."""
 
     driver: str
+    device: str | None
     how: str
     ways: Sequence[str]
     card: RealCard | None = None
@@ -81,6 +83,7 @@ class Plan:
         """The nook on its bed, for the block."""
         flags = ["--intensity", "1000", *(["--debug"] if TEXT in self.ways else [])]
         if self.card is None:
+            flags += ["--device", self.device] if self.device is not None else []
             bed = beds.plan()
             async with beds.far_end(bed), beds.nook_on(bed, self.driver, *flags) as (product, started):
                 yield bed, product, started
@@ -95,6 +98,7 @@ class Plan:
 
 def run(
     driver: str | None = None,
+    device: str | None = None,
     how: str | None = None,
     count: int = COUNT,
     json: bool = False,
@@ -106,7 +110,8 @@ def run(
 ) -> dict[str, Any]:
     """Fail a nook of ``driver`` ``count`` times under load and return CONTRACT's document.
 
-    ``attach`` names a real card to put into the nook instead, and ``peer`` the interface at its cable's other end.
+    ``device`` is what the driver is to have instead of its usual one. ``attach`` names a real card to put into
+    the nook, and ``peer`` the interface at its cable's other end.
 
     ``how`` is one way, or None for all of them mixed (changed code included; of that, detection is not counted,
     since a fault may sleep). Without ``spare`` each spare is killed before the failure, so that a snapshot has to
@@ -114,9 +119,8 @@ def run(
     """
     console = Console(stderr=True, quiet=json, highlight=False)
     card = real_card.find(attach) if attach is not None else None
-    plan = Plan(
-        card.driver if card is not None else driver or DRIVER, how or "mixed", _ways(how, count, seed), card, peer
-    )
+    named = card.driver if card is not None else driver or DRIVER
+    plan = Plan(named, device, how or "mixed", _ways(how, count, seed), card, peer)
     return run_lab(_run(plan, spare, load_bytes, seed, console))
 
 
