@@ -336,6 +336,8 @@ class Emu10k1(PciFunction):
                 samples = self._fetch(number, needed)
                 streams.append(_led(voice.resampler.run(samples, frames, step), gains, paired=self._paired(number)))
                 heard = True
+            else:
+                voice.resampler.skip(frames, step)
             self._move(number, needed)
         if heard:
             self._sink.write(mixed(streams))

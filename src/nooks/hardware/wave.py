@@ -130,6 +130,11 @@ class Resampler:
         """How many source frames ``frames`` more take, at ``step`` source frames for each."""
         return frames if step == 1.0 else int(self._phase + frames * step)
 
+    def skip(self, frames: int, step: float) -> None:
+        """``frames`` that nobody hears, of as many source frames as ``needed`` says."""
+        if step != 1.0:
+            self._phase += frames * step - self.needed(frames, step)
+
     def run(self, source: Sequence[int], frames: int, step: float) -> "array.array[int]":
         """``frames`` out of as many source frames (interleaved) as ``needed`` says."""
         if step == 1.0:
