@@ -18,7 +18,7 @@ from nooks.lab import bed as beds
 from nooks.lab.bed import Bed
 from nooks.lab.product import Product
 
-LINK_SECONDS = 15.0
+LINK_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 

@@ -15,6 +15,9 @@ from nooks.host.process import Process, spawn
 
 Sink = Callable[[dict[str, Any]], None]
 _LINE_BYTES_MAX = 1 << 24
+START_SECONDS = 90.0
+"""Python starts in 20 ms; on an emulated machine with other work to do, in half a minute."""
+
 _END_SECONDS = 10.0
 _KILL_SECONDS = 10.0
 
@@ -32,7 +35,7 @@ class Worker:
         self._ready = asyncio.Event()
         self._task = asyncio.create_task(self._read(), name=f"worker-{name}")
 
-    async def until_ready(self, within_seconds: float = 15.0) -> None:
+    async def until_ready(self, within_seconds: float = START_SECONDS) -> None:
         """Wait for the first line. Raises NooksError if none comes."""
         waiting = asyncio.create_task(self._ready.wait())
         await asyncio.wait({waiting, self._task}, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -26,7 +26,7 @@ from nooks.host.process import run as run_program
 from nooks.host.process import spawn
 from nooks.lab.figures import ranked
 from nooks.lab.processor import CpuSeconds, Window
-from nooks.lab.workers import enter, python, worker
+from nooks.lab.workers import START_SECONDS, enter, python, worker
 
 STREAM_SECONDS = 3
 WARM_SECONDS = 1
@@ -38,7 +38,6 @@ RTT_INTERVAL_SECONDS = 0.01
 ECHO_PORT = 7
 IPERF_PORT = 5201
 _LISTENING = "0A"
-_START_SECONDS = 15.0
 _LIMIT_SECONDS = 60.0
 
 
@@ -92,7 +91,7 @@ async def request_rate(side: Side) -> dict[str, Figure]:
     """Transactions of one byte each way per second, one after the other, over one TCP connection."""
     serve = python("nooks.lab.transactions", "serve", "--address", side.peer)
     async with worker("transaction server", serve, netns=side.netns) as server:
-        await server.until_ready(_START_SECONDS)
+        await server.until_ready()
         ask = python("nooks.lab.transactions", "ask", "--address", side.peer, "--port", server.last["port"])
         ask += ["--warm-seconds", str(LOAD_WARM_SECONDS), "--seconds", str(LOAD_SECONDS)]
         result, window = await _load("transactions", ask, side, netns=None)
@@ -115,7 +114,7 @@ async def round_trips(side: Side) -> dict[str, Figure]:
             started = True
 
     async with worker("echo server", serve, netns=side.netns) as server:
-        await server.until_ready(_START_SECONDS)
+        await server.until_ready()
         async with worker("asker", ask, progress) as asker:
             last = await _finished("echo", asker.finished())
     latencies = sorted(float(latency) for latency in last.get("latencies", ()))
@@ -134,7 +133,7 @@ async def pages(side: Side) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     serve = python("nooks.lab.web_site", "--address", side.host, "--seed", seed)
     async with worker("web site", serve) as server:
-        await server.until_ready(_START_SECONDS)
+        await server.until_ready()
         for page in ("simple", "complex"):
             visit = python("nooks.lab.web_load", "--address", side.host, "--port", server.last["port"])
             visit += ["--seed", str(seed), "--page", page, "--connections", str(CONNECTIONS)]
@@ -184,7 +183,7 @@ async def _iperf_server(side: Side) -> AsyncGenerator[None, None]:
 
 async def _until_listening(pid: int, port: int) -> None:
     """Wait until somebody listens on the port in the namespace of a process. Raises NooksError if nobody does."""
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             if listens(Path(f"/proc/{pid}/net/tcp").read_text(), port):
