@@ -183,6 +183,17 @@ def test_a_card_that_breaks_until_it_is_reset(
     assert bench.reaches_peer()
 
 
+@pytest.mark.parametrize(("driver", "device"), CARDS)
+def test_an_interrupt_that_is_stuck_is_noticed(bench: Bench, driver: str, device: str) -> None:
+    bench.start(driver, device)
+    ready(bench)
+    bench.ok("hardware", "misbehave", bench.name, "stuck-interrupt")
+    bench.until(lambda status: status["recoveries"] >= 1, 60)
+    failed = failures_of(bench)[0]
+    assert (failed["reason"], failed["detail"]["detector"]) == ("no-progress", "interrupts"), failed
+    assert bench.reaches_peer()
+
+
 def test_garbage_in_descriptors_is_survived(bench: Bench) -> None:
     """What a driver makes of it is the driver's affair: it drops frames, or fails and is replaced."""
     bench.start("epic100", "model:epic100")

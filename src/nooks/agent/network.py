@@ -8,7 +8,7 @@ import os
 import select
 import time
 
-from nooks.agent import system
+from nooks.agent import interrupts, system
 from nooks.agent.netlink import IFF_PROMISC, IFF_UP, IFLA_IFNAME, IFLA_TXQLEN, LinkMonitor, Netlink, attribute, text
 from nooks.agent.network_settings import Settings
 
@@ -83,12 +83,18 @@ class Network:
         }
 
     def counters(self) -> "dict[str, str]":
-        """Packets in and out on both sides."""
-        return {
+        """Packets in and out on both sides, and the card's interrupts where it is on PCI."""
+        packets = {
             f"{side}_{way}": f"{_DEVICES}/{side}{0}/statistics/{way}_packets"
             for side in ("host", "nic")
             for way in ("rx", "tx")
         }
+        try:
+            counter = interrupts.counter(system.read(f"{_DEVICES}/{NIC}/device/irq").strip())
+            system.read(counter)
+        except OSError:
+            return packets  # no PCI card, or an old kernel
+        return {**packets, "interrupts": counter}
 
     def device(self) -> str:
         """The folder of the card, or of the controller that a USB adapter is plugged into."""

@@ -20,6 +20,7 @@ from nooks.endpoint.wire import Wire, parse_wire
 from nooks.failure.network import NetworkDetector
 from nooks.failure.probe import NeighbourProber
 from nooks.failure.report import ReportSink
+from nooks.failure.storm import StormDetector
 from nooks.host.clock import SystemClock
 from nooks.host.pace import load_factor
 from nooks.keeper.client import KeeperGone
@@ -69,6 +70,7 @@ class NetworkSide:
         self._clock = SystemClock()
         prober = NeighbourProber(spec.name, self._clock)
         self._detector = NetworkDetector(prober, self._clock, report, load=load_factor)
+        self._storm = StormDetector(self._clock, report)
         self._ledger = ledger
         self._live = live
         self.endpoint = endpoint
@@ -216,14 +218,18 @@ class NetworkSide:
     def begin(self, incarnation: int) -> None:
         """A new incarnation serves."""
         self._detector.begin(incarnation, self._clock.monotonic())
+        self._storm.begin(incarnation)
 
     def end(self) -> None:
         """Nothing serves."""
         self._detector.end()
+        self._storm.end()
 
     def counters(self, counters: dict[str, int]) -> None:
         """The agent's counters arrived."""
-        self._detector.counters(counters, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._detector.counters(counters, now)
+        self._storm.counters(counters, now)
 
     def heard(self, message: Message) -> None:
         """The live agent says something."""
