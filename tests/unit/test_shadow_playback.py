@@ -48,9 +48,9 @@ class Studio:
         self.card.live()
         self.flow.begin(self.incarnation)
 
-    def fail(self) -> None:
+    def fail(self, *, stood_still: bool = False) -> None:
         self.card.die()
-        self.flow.fail()
+        self.flow.fail(stood_still=stood_still)
 
     def hear(self) -> None:
         while self.card.said:
@@ -149,6 +149,19 @@ def test_a_card_that_plays_on_while_nobody_hears_of_it(studio: Studio) -> None:
     assert 0 <= again <= PERIOD + 1
 
 
+def test_a_card_that_stood_still_while_nobody_hears_of_it(studio: Studio) -> None:
+    """Its whole domain is frozen: however late that is noticed, what it had is not lost."""
+    studio.begin()
+    studio.run(0.5)
+    before = studio.heard()[-1]
+    studio.time.now += 0.3
+    studio.fail(stood_still=True)
+    studio.begin()
+    studio.run(0.1)
+    again = before + 1 - studio.heard()[before]
+    assert 0 <= again <= PERIOD + 1
+
+
 def test_what_the_card_itself_holds_is_played_again(studio: Studio) -> None:
     made = Studio(sizes=Sizes(RATE, PERIOD, WINDOW, card=15))
     made.begin()
@@ -175,13 +188,17 @@ def test_a_stream_that_stood_still_repeats_nothing(studio: Studio) -> None:
     made.close()
 
 
-def test_the_clock_goes_on_under_the_policy_clock(by_clock: Studio) -> None:
+@pytest.mark.parametrize("unnoticed_seconds", [0.0, 0.1])
+def test_the_clock_goes_on_under_the_policy_clock(by_clock: Studio, unnoticed_seconds: float) -> None:
+    """From the failure on, not only from when it was noticed: applications had to wait before that already."""
     by_clock.begin()
     by_clock.run(1.0)
     steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
     outage = by_clock.time.now
+    by_clock.card.die()
+    by_clock.run(unnoticed_seconds)
     by_clock.fail()
-    by_clock.run(0.2)
+    by_clock.run(0.2 - unnoticed_seconds)
     by_clock.begin()
     by_clock.run(1.0)
     after = {round(when * RATE) - number for when, number in by_clock.card.heard if number and when > outage}

@@ -86,10 +86,10 @@ class Flow:
         self.pump()
         self.changed()
 
-    def fail(self) -> None:
-        """The driver is gone."""
+    def fail(self, *, stood_still: bool = False) -> None:
+        """The driver is gone; ``stood_still``: see Playback."""
         if self.playback is not None:
-            self.playback.fail(self._clock.monotonic())
+            self.playback.fail(self._clock.monotonic(), stood_still=stood_still)
         if self.capture is not None:
             self.capture.fail()
         self.changed()

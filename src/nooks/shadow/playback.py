@@ -28,6 +28,10 @@ CLOCK_REPORTS = 32
 """The earliest of so many reports tells the card's clock: a report is never too early, but often late."""
 
 
+RECENT_REPORTS = 8
+"""From so many its clock is known well enough to go on by it without the card."""
+
+
 class Policy(StrEnum):
     """What is kept while the driver is away (specification: ``sound.policy``)."""
 
@@ -154,11 +158,14 @@ class Playback:
             self._log.go_on_at(self._log.taken)
         self._played = max(0, self._log.heard - self._log.base)
 
-    def fail(self, now: float) -> None:
-        """The driver is gone since about ``now``."""
+    def fail(self, now: float, *, stood_still: bool = False) -> None:
+        """The driver is gone since about ``now``.
+
+        ``stood_still``: its card has stopped with it, long before that was noticed; else cards play on what they have.
+        """
         if self.flow in (Flow.FLOWING, Flow.JOINING):
-            self._resume_at = self._unheard(now)
-            self._pace(self._due(now), now)
+            self._resume_at = self._unheard(now, stood_still=stood_still)
+            self._pace(self._by_the_clock(now), now)
             self._log.end()
         self.flow = Flow.AWAY
 
@@ -281,13 +288,21 @@ class Playback:
         """The position that is being played just now."""
         return self._log.base + self._position(now) if self.flow is Flow.FLOWING else self._pace_at(now)
 
-    def _unheard(self, now: float) -> int:
+    def _by_the_clock(self, now: float) -> int:
+        """The position that would be played just now, if the card had more since it ran out of what it was given."""
+        if self.flow is not Flow.FLOWING or not self._started or self.starved or not self._reports:
+            return self._due(now)
+        recent = min(list(self._reports)[-RECENT_REPORTS:])  # of a card that was held up by the host, as it is now
+        return self._log.base + round((now - recent) * self._sizes.rate)
+
+    def _unheard(self, now: float, *, stood_still: bool) -> int:
         """The first position that was perhaps not heard: of what no report covers, one period is played again."""
         if self.flow is Flow.JOINING:
             return self._log.taken
         if not self._started:
             return self._log.base + self._played
-        position = max(self._log.heard, self._due(now) - self._sizes.period) - self._sizes.card
+        due = self._log.heard if stood_still else self._due(now)
+        position = max(self._log.heard, due - self._sizes.period) - self._sizes.card
         return min(max(position, self._log.kept_from), self._log.sent)
 
     def _pace(self, position: int, now: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nooks.failure.report import FailureReport
+from nooks.failure.report import FailureReport, Reason
 from nooks.host.errors import InputError
 from nooks.recovery.protocols import EventSink
 from nooks.shadow import mixing
@@ -49,6 +49,9 @@ OURS = (POLICY, LATENCY)
 """Settings that the driver is not asked for."""
 
 PERIOD = "playback.period"
+
+STOOD_STILL = frozenset({Reason.EXIT, Reason.FROZEN, Reason.NO_PROGRESS})
+"""Failures with which a card stops, however late they are noticed; else it plays on what it has, as DMA does."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,9 @@ class SoundShadow:
 
     def activate(self, failure: FailureReport | None = None) -> None:
         """The driver is gone. Whoever waits for its answer is told at once."""
-        del failure  # what was not heard is played again whatever it was
         self._life.to(Mode.ACTIVE)
         if self.flow is not None:
-            self.flow.fail()
+            self.flow.fail(stood_still=failure is not None and failure.reason in STOOD_STILL)
 
     async def replay(self, incarnation: int) -> dict[str, Any]:
         """Bring the driver to the log's state and compare; facts for the journal. Raises ReplayMismatch, NooksError."""
