@@ -15,7 +15,7 @@ import structlog
 from nooks.endpoint import fifo, private_pulse, sound_server
 from nooks.endpoint.fifo import PlayedPipe, RecordedPipe
 from nooks.endpoint.sound_server import CAPTURE, PLAYBACK, Attachment, Format, GateAttachment, Offer, PulseAttachment
-from nooks.host.errors import NooksError
+from nooks.host.errors import MachineError, NooksError
 from nooks.host.process import Process, has_ended, kill
 from nooks.xpc.states import StreamState
 
@@ -126,7 +126,7 @@ class SoundEndpoint:
     async def present(self, playback: StreamState | None, capture: StreamState | None) -> None:
         """Make the pipes for a card's streams, and sink and source on the server. Raises NooksError."""
         self._streams = _streams(playback, capture)
-        server = self._server or await self._found_or_started()
+        server = self._server or await self._found_or_started(start=True)
         self._server = None
         fifo.make_directory(self._pipes, server.client.user_id)
         for direction in self._streams:
@@ -212,14 +212,16 @@ class SoundEndpoint:
             Format(_RECORDED_SAMPLES[recorded.format], recorded.rate, recorded.channels) if recorded else None,
         )
 
-    async def _found_or_started(self) -> sound_server.Server:
-        """The user's server if there is one by now, else one of our own. Raises MachineError."""
+    async def _found_or_started(self, *, start: bool) -> sound_server.Server:
+        """The user's server if there is one by now, else one of our own if we ``start`` one. Raises NooksError."""
         server = await sound_server.find()
         if server is not None:
             await self._end_private()
             return server
         if self.private and not has_ended(self._private_pidfd):
             return await sound_server.reach(private_pulse.address(self._directory), os.geteuid())
+        if not start:
+            raise MachineError("the sound server has gone", "start it again")
         await self._end_private()
         server, self._private = await private_pulse.start(self._directory)
         self._private_pidfd = self._private.pidfd
@@ -271,13 +273,13 @@ class SoundEndpoint:
             self._returning = asyncio.create_task(self._come_back(), name="sound-server")
 
     async def _come_back(self) -> None:
-        """Until sink and source are on a server again."""
+        """Until sink and source are on a server again: the user's, for whose return we wait, or our own."""
         if self._attachment is not None:
             await self._attachment.leave()
             self._attachment = None
         while True:
             try:
-                server = await self._found_or_started()
+                server = await self._found_or_started(start=self.private)
                 user_id = server.client.user_id
                 self._follow_pipes(lambda path, user_id=user_id: fifo.make(path, user_id))
                 await self._attach(server)
