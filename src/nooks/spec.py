@@ -47,9 +47,10 @@ ALLOWED: dict[str, str] = {
     "block.media": "the name of a file or block device",
     "block.integrity": "true or false",
     "block.give_up_seconds": "a number of seconds, 0 to wait for ever",
-    "sound": "a table with the keys policy and latency",
+    "sound": "a table with the keys policy, latency and line",
     "sound.policy": "content or clock",
     "sound.latency": "default or low",
+    "sound.line": "none, or unix:PATH of a program that has the other end of an emulated card's plugs",
     "restart": "a table with the keys intensity, period_seconds and means",
     "restart.intensity": "a whole number from 1 to 1000",
     "restart.period_seconds": "a number of seconds above 0",
@@ -79,10 +80,18 @@ class Block(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
 
 class Sound(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """``policy``: keep the content or keep the clock while the driver is away."""
+    """``policy``: keep the content or keep the clock while the driver is away.
+
+    ``line``: where the plugs of an emulated card lead to.
+    """
 
     policy: Literal["content", "clock"] = "content"
     latency: Literal["default", "low"] = "default"
+    line: str = "none"
+
+    def line_socket(self) -> Path | None:
+        """The socket of the program that has the other end of the plugs."""
+        return Path(self.line.removeprefix("unix:")) if self.line.startswith("unix:") else None
 
 
 class Restart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -371,6 +380,8 @@ def _check_values(spec: Spec, source: _Source) -> None:
     if spec.network.address != "dhcp":
         for address in spec.network.address:
             need("network.address", _is_interface_address(address), f"{address!r} is no host's address with a prefix")
+    line = spec.sound.line_socket()
+    need("sound.line", spec.sound.line == "none" or (line is not None and line.is_absolute()), f"{spec.sound.line!r}")
     need("block.give_up_seconds", spec.block.give_up_seconds >= 0, "it is negative")
     need("restart.intensity", 1 <= spec.restart.intensity <= 1000, f"{spec.restart.intensity} is out of range")
     need("restart.period_seconds", spec.restart.period_seconds > 0, "it is not above 0")

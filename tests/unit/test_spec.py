@@ -119,6 +119,8 @@ def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.
         ('name = "a"\ndriver = "e100"\n[restart]\nintensity = 0\n', 4, ["restart.intensity", "1 to 1000"]),
         ('name = "a"\ndriver = "e100"\n[restart]\nperiod_seconds = 0\n', 4, ["restart.period_seconds"]),
         ('name = "a"\ndriver = "e100"\n[sound]\npolicy = "mix"\n', 4, ["sound.policy", "content or clock"]),
+        ('name = "a"\ndriver = "sb16"\n[sound]\nline = "unix:here"\n', 4, ["sound.line", "unix:PATH"]),
+        ('name = "a"\ndriver = "sb16"\n[sound]\nline = "/tmp/x"\n', 4, ["sound.line", "unix:PATH"]),
         ('name = "a"\ndriver = "e100"\nnetwork = "user"\n', 3, ["network", "a table"]),
         ('name = "a"\ndriver = "e100"\nnetwork.wire = 3\n', 3, ["network.wire"]),
         ('name = "a"\ndriver = "e100"\nnetwork = {wire = 3}\n', 3, ["network.wire"]),

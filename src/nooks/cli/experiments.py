@@ -11,6 +11,7 @@ from nooks.cli.app import plain_app
 from nooks.cli.failing import How
 from nooks.cli.options import DriverOption, Json
 from nooks.cli.output import emit, seconds, table
+from nooks.drivers import find
 from nooks.host.errors import InputError, NooksError
 
 bench = plain_app("Measure recovery, throughput, cost, and what is left behind.")
@@ -28,13 +29,15 @@ class Show(StrEnum):
     """The classes that have a demonstration."""
 
     NETWORK = "network"
+    SOUND = "sound"
 
 
 def demo(
     what: Annotated[Show, typer.Argument(help="The class of drivers to show.")] = Show.NETWORK,
     driver: DriverOption = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Also write the screen as an SVG picture.")
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="Also a picture: the screen (SVG), or the waveform (PNG)."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -77,7 +80,10 @@ def bench_recovery(
     }
     if driver is None and attach is None:
         raise InputError("no driver was given", "give --driver, or a real card with --attach")
-    result = _run("nooks.lab.bench_recovery", options | _real(attach, peer))
+    sound = driver is not None and find(driver).driver_class == "sound"
+    if sound and attach is not None:
+        raise InputError("a real sound card can't be measured yet", "leave --attach out: the card is emulated then")
+    result = _run("nooks.lab.sound.recovery" if sound else "nooks.lab.bench_recovery", options | _real(attach, peer))
 
     def text() -> None:
         kinds = ("detection_seconds", "recovery_seconds", "outage_seconds")
@@ -130,6 +136,21 @@ def bench_transfer(
     emit(result, as_json=json, text=text)
     if result["errors"]:
         raise typer.Exit(1)
+
+
+@bench.command("sound")
+def bench_sound(
+    driver: DriverOption = None,
+    play_seconds: Annotated[
+        float | None, typer.Option("--seconds", metavar="SECONDS", min=5, max=14400, help="For how long it plays.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Play through a nook; measure gaps, latency and processor time at the card's plugs."""
+    result = _run("nooks.lab.sound.bench", {"driver": driver, "seconds": play_seconds, "json": json})
+    columns = ("name", "unit", "nook")
+    rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
+    emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
 
 
 @bench.command("footprint")

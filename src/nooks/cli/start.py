@@ -70,6 +70,10 @@ def start(
         float | None,
         typer.Option("--give-up-seconds", metavar="SECONDS", help="When requests to a degraded disk fail; 0: never."),
     ] = None,
+    line: Annotated[
+        str | None,
+        typer.Option("--line", metavar="LINE", help="Where an emulated sound card's plugs lead: none or unix:PATH."),
+    ] = None,
     intensity: IntensityOption = None,
     period_seconds: PeriodOption = None,
     means: MeansOption = None,
@@ -95,6 +99,7 @@ def start(
         "block.media": media,
         "block.integrity": integrity,
         "block.give_up_seconds": give_up_seconds,
+        "sound.line": line,
         "restart.intensity": intensity,
         "restart.period_seconds": period_seconds,
         "restart.means": means,

@@ -103,8 +103,18 @@ def host_side_network() -> tuple[str, ...]:
 SOUND_LINE = ("-audiodev", "none,id=line")
 """What an emulated card's plugs lead to: nobody hears it, but its clock runs."""
 
-SOUND_LINE_OUTSIDE = ("-display", "dbus,p2p=yes,audiodev=line", "-audiodev", "dbus,id=line")
-"""Plugs that somebody outside can connect to, by a socket that the monitor hands over (QEMU, D-Bus display)."""
+SOUND_LINE_OUTSIDE = (
+    *("-display", "dbus,p2p=yes,audiodev=line"),
+    *("-audiodev", "dbus,id=line,out.fixed-settings=off,in.fixed-settings=off,out.voices=4,in.voices=4"),
+)
+"""Plugs that somebody outside has the other end of, by a socket that the monitor hands over (QEMU's D-Bus display).
+
+Samples are as the card has them: no other rate, no other format.
+"""
+
+SOUND_LINE_FRAMES = 2048
+"""What QEMU holds of what a card has taken from memory: its mixing engine, and what is handed over at once
+(audio/dbusaudio.c: 1024 frames each)."""
 
 
 def sound_card(model: str, options: tuple[tuple[str, str], ...]) -> dict[str, str]:

@@ -247,6 +247,11 @@ class Domain:
         _, file_set = await self._monitor.add_descriptor(descriptor)
         return f"/dev/fdset/{file_set}"
 
+    async def connect_display(self, connection: socket.socket) -> None:
+        """Let who has the other end of ``connection`` hear and feed the domain's sound card. Raises MonitorError."""
+        await self._monitor.give_descriptor("display", connection.fileno())
+        await self._monitor.execute("add_client", protocol="@dbus-display", fdname="display")
+
     async def status(self) -> str:
         """QEMU's run state (``running``, ``paused``, ``guest-panicked`` ...). Raises MonitorError."""
         return str((await self._monitor.execute("query-status"))["status"])

@@ -123,6 +123,11 @@ class Product:
         """What ``nooks restart`` does, asked at the control socket."""
         return await self._control("restart")
 
+    async def set(self, **settings: object) -> dict[str, Any]:
+        """What ``nooks set`` does, asked at the control socket; ``__`` stands for a dot, ``_`` for a hyphen."""
+        wanted = {key.replace("__", ".").replace("_", "-"): value for key, value in settings.items()}
+        return await self._control("set", {"settings": wanted})
+
     async def kill_supervisor(self) -> int:
         """``kill -9`` of the supervisor; returns its process id."""
         pid = int((await self.status())["pid"])

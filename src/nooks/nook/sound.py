@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 import structlog
 
-from nooks.device.emulated import SOUND_LINE, buses, host_side_sound, sound_card
+from nooks.device.emulated import (
+    SOUND_LINE,
+    SOUND_LINE_FRAMES,
+    SOUND_LINE_OUTSIDE,
+    buses,
+    host_side_sound,
+    sound_card,
+)
 from nooks.domain.domain import Domain
 from nooks.endpoint.configuration import Configuration
 from nooks.endpoint.sound import SoundEndpoint, silent_frame
@@ -23,6 +30,7 @@ from nooks.nook import asking
 from nooks.nook.asking import patience, resume, surely
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
+from nooks.nook.sound_line import Line
 from nooks.nook.sound_ports import Ports
 from nooks.nook.sound_pump import Pump
 from nooks.recovery.protocols import EventSink
@@ -82,6 +90,8 @@ class SoundSide:
         self._pump: Pump | None = None
         self._state: SoundState | None = None
         self._ports = Ports(ledger)
+        path = spec.sound.line_socket() if spec.emulated else None
+        self._line = Line(spec.name, path) if path is not None else None
         self._detector = SoundDetector(self._glance, self._clock, report)
         self.changed: Callable[[], None] = lambda: None
         self.log = log
@@ -160,14 +170,17 @@ class SoundSide:
         else:
             self._frames = FrameLog.create("nooks-frames", stream.frame_bytes, stream.rate)
             self._ledger.give(FRAMES_LOG, self._frames.fileno())
-        return Playback(self._frames, self.shadow.sizes(stream.rate, 0), self.shadow.policy)
+        card_frames = SOUND_LINE_FRAMES if self._line is not None else 0
+        return Playback(self._frames, self.shadow.sizes(stream.rate, card_frames), self.shadow.policy)
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
     def hardware(self) -> tuple[str, ...]:
         """QEMU's arguments for the port of samples, and for what an emulated card is plugged into."""
-        own = (*SOUND_LINE, *buses(self._spec.parsed_device.model)) if self._spec.emulated else ()
-        return (*host_side_sound(), *own)
+        if not self._spec.emulated:
+            return host_side_sound()
+        line = SOUND_LINE if self._spec.sound.line_socket() is None else SOUND_LINE_OUTSIDE
+        return (*host_side_sound(), *line, *buses(self._spec.parsed_device.model))
 
     def region_bytes(self) -> int:
         """None: samples go through the port."""
@@ -209,6 +222,10 @@ class SoundSide:
     async def resume(self, incarnation: int, settings: Settings) -> Outcome:
         """Tell a driver that starts who it is and all its settings."""
 
+        live = self._live()
+        if self._line is not None and live is not None:
+            await self._line.plug(live.domain)
+
         async def question(channel: Channel) -> Outcome:
             reply = await channel.request(resume(incarnation, settings), patience())
             self._state = _sound(reply.state)
@@ -227,6 +244,8 @@ class SoundSide:
 
     async def rehearse(self, spare: Incarnation) -> None:
         """Bring a spare to the log's state, and have it play a little silence, so that all is translated."""
+        if self._line is not None:
+            await self._line.plug(spare.domain)
         for _ in range(REHEARSALS):
             reply = await surely(spare.channel.request(resume(spare.number, self.shadow.wanted()), patience()))
             playback = _sound(reply.state).playback

@@ -11,7 +11,7 @@ from nooks.image.payload import Payload
 from nooks.lab.gauge import Gauge
 from nooks.spec import Device
 
-_MODULES = {"network": "nooks.lab.campaign.network"}
+_MODULES = {"network": "nooks.lab.campaign.network", "sound": "nooks.lab.campaign.sound"}
 """The module of each class; it has ``surroundings()`` and what else the protocols below name."""
 
 

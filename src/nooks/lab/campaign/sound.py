@@ -1,0 +1,143 @@
+"""The class sound in a campaign: paplay as the application, judged at the card's plugs, to the frame.
+
+Sound has no checksum, so the oracle is what comes out: samples that nobody played are an error, and so is music that
+is lost or heard again beyond what a recovery may cost.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nooks.host.errors import InputError
+from nooks.lab.campaign.classes import NativeSurroundings
+from nooks.lab.gauge import Gauge
+from nooks.lab.meter import Meter
+from nooks.lab.product import Product
+from nooks.lab.sound.card_line import Line
+from nooks.lab.sound.hearing import breaks, passages
+from nooks.lab.sound.recorder import Recorder, recorder
+from nooks.lab.sound.stage import Client, Stage, sink_rate
+
+MUSIC_SECONDS = 120.0
+LISTEN_SECONDS = 0.05
+TAIL_SECONDS = 0.5
+"""What was played last is heard by then."""
+
+WRONG_FRAMES = 256
+"""So many frames from nowhere in the music are wrong, not an accident at a seam."""
+
+BROKEN_FRAMES = 9216
+"""A recovery may lose or repeat a window of 6144 frames, a report and what QEMU's plugs hold."""
+
+
+class SoundApplication:
+    """A player on a stage; hears what comes out from its beginning on."""
+
+    def __init__(self, client: Client, music: Path, ears: Recorder) -> None:
+        self.gauge = Gauge()
+        self._client = client
+        self._music = music
+        self._ears = ears
+        self._since = {pid: len(line.heard) for pid, line in ears.lines.items()}
+        self._listening = asyncio.create_task(self._listen())
+
+    def errors(self) -> list[str]:
+        """What the player said so far."""
+        return self._client.errors()
+
+    async def finish(self, within_seconds: float) -> list[str]:
+        """End it, and judge what was heard; the errors."""
+        del within_seconds  # it ends when it is told to
+        errors = self.errors()
+        await self._client.end()
+        await asyncio.sleep(TAIL_SECONDS)
+        await self.close()
+        return errors + await asyncio.to_thread(wrongs, self._lines(), self._music.read_bytes())
+
+    async def close(self) -> None:
+        """Listen no more. Safe to call twice."""
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+
+    def _lines(self) -> dict[int, Line]:
+        lines = self._ears.lines.items()
+        return {pid: replace(line, heard=line.heard[self._since.get(pid, 0) :]) for pid, line in lines}
+
+    async def _listen(self) -> None:
+        meter = Meter(time.time())
+        while True:
+            await asyncio.sleep(LISTEN_SECONDS)
+            sounding = (piece for line in self._lines().values() for piece in line.heard if piece.samples.strip(b"\0"))
+            heard = sum(len(piece.samples) for piece in sounding)
+            if heard > meter.received_bytes:
+                meter.progressed(heard - meter.received_bytes, time.time())
+            self.gauge.add(meter.report(time.time()))
+
+
+def wrongs(lines: dict[int, Line], music: bytes) -> list[str]:
+    """What a listener would complain of."""
+    found = passages(lines.items(), music)
+    frames = [frame for line in lines.values() for frame in memoryview(line.played()).cast("I").tolist()]
+    sounding = len(frames) - frames.count(0)
+    strange = sounding - sum(each.end - each.of for each in found)
+    errors = [f"{strange} frames that nobody played"] if strange > WRONG_FRAMES else []
+    for each in breaks(found):
+        if abs(each.lost) > BROKEN_FRAMES:
+            errors.append(f"{abs(each.lost)} frames {'lost' if each.lost > 0 else 'heard again'}")
+    return errors
+
+
+class SoundSurroundings:
+    """Ears at the plugs of a nook's card, and players on its server."""
+
+    workload = "paplay, heard at the card's plugs"
+
+    def __init__(self, ears: Recorder, folder: Path) -> None:
+        self.name = f"lab-{secrets.token_hex(2)}"
+        self._ears = ears
+        self._folder = folder
+        self._stage: Stage | None = None
+
+    def remains(self) -> dict[str, list[str]]:
+        """Nothing but the nook."""
+        return {}
+
+    def flags(self) -> list[str]:
+        """Where the card's plugs lead."""
+        return ["--line", f"unix:{self._ears.path}"]
+
+    async def started(self, document: dict[str, Any]) -> None:
+        """Find the sink."""
+        self._stage = Stage(Product(self.name), document, self._ears, self._folder)
+        self._stage.rate = await sink_rate(self._stage)
+
+    @contextlib.asynccontextmanager
+    async def application(self, seed: int) -> AsyncGenerator[SoundApplication, None]:
+        """A player with music of its own."""
+        assert self._stage is not None
+        async with self._stage.player(MUSIC_SECONDS, seed) as (client, music):
+            application = SoundApplication(client, music, self._ears)
+            try:
+                yield application
+            finally:
+                await application.close()
+                music.unlink()
+
+
+@contextlib.asynccontextmanager
+async def surroundings() -> AsyncGenerator[SoundSurroundings, None]:
+    """The class's entry point."""
+    with tempfile.TemporaryDirectory(prefix="nooks-campaign-") as folder:
+        async with recorder() as ears:
+            yield SoundSurroundings(ears, Path(folder))
+
+
+def native_surroundings() -> contextlib.AbstractAsyncContextManager[NativeSurroundings]:
+    """There are none: a player in the guest would need a sound server there. Raises InputError."""
+    raise InputError("sound drivers have no native controls", "leave --controls and --native out")
