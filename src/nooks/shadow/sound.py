@@ -50,8 +50,11 @@ OURS = (POLICY, LATENCY)
 
 PERIOD = "playback.period"
 
-STOOD_STILL = frozenset({Reason.EXIT, Reason.FROZEN, Reason.NO_PROGRESS})
-"""Failures with which a card stops, however late they are noticed; else it plays on what it has, as DMA does."""
+STOOD_STILL = frozenset({Reason.EXIT, Reason.FROZEN, Reason.NO_PROGRESS, Reason.PANIC, Reason.OOPS})
+"""Failures with which a card stops, however late they are noticed (a domain that panicked is paused).
+
+Else it plays on what it has, as DMA does.
+"""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
 from nooks.lab.sound.card_line import Line
 from nooks.lab.sound.dbus_peer import DBusError
 from nooks.lab.sound.world import World
@@ -59,10 +57,8 @@ class Recorder:
             plug.close()
             return
         line = self.lines[pid] = Line(self.world.source())
-        try:
+        with contextlib.suppress(DBusError, OSError):  # a domain may end while it is plugged in
             await line.open(plug)
-        except (DBusError, OSError) as error:
-            structlog.get_logger().info("a card's line", pid=pid, error=str(error))
 
 
 @contextlib.asynccontextmanager
