@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from nooks.device import model
+from nooks.device import late, model
 from nooks.host.errors import InputError
 from nooks.spec import DeviceKind, DriverClass, Spec, parse_device
 
@@ -116,5 +116,7 @@ def complete(spec: Spec) -> tuple[Spec, Driver]:
         kinds = ", ".join(f"{kind}:" for kind in sorted(OFFERED_DEVICES))
         raise InputError(f"device {device} can't be used in a nook yet", f"use one that begins with {kinds}")
     model.check(parse_device(device))
+    if spec.restart.means is None and not late.has_snapshots(parse_device(device)):
+        spec = msgspec.structs.replace(spec, restart=msgspec.structs.replace(spec.restart, means="hotplug"))
     driver = msgspec.structs.replace(driver, driver_class=wanted)
     return msgspec.structs.replace(spec, device=device, driver_class=wanted), driver

@@ -20,6 +20,7 @@ class World:
         self.asked_at: float | None = None
         self.work: Work | None = Work(busy=False, done=0)
         self.moving = False
+        self.refusals: int | None = 0
         self.reports: list[FailureReport] = []
         self.detector = BlockDetector(self.oldest, self, self.clock, self.reports.append, load=lambda: load)
 
@@ -30,6 +31,9 @@ class World:
         if self.moving and self.work is not None:
             self.work = self.work._replace(done=self.work.done + 1)
         return self.work
+
+    async def refused(self) -> int | None:
+        return self.refusals
 
     async def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.05)):
@@ -144,19 +148,32 @@ def test_errors_now_and_then_are_no_burst() -> None:
     run(test)
 
 
-def burst(world: World) -> None:
+async def burst(world: World) -> None:
     for number in range(LIMITS.errors):
         world.detector.error(number * 4096)
+    await world.clock.settle()
+
+
+@pytest.mark.parametrize(
+    ("refusals", "expected"), [(LIMITS.errors, []), (1, [Reason.IO_ERRORS]), (None, [Reason.IO_ERRORS])]
+)
+def test_a_burst_that_the_hosts_disk_made_is_the_mediums(refusals: int | None, expected: list[Reason]) -> None:
+    async def test(world: World) -> None:
+        world.refusals = refusals
+        await burst(world)
+        assert world.reasons == expected
+
+    run(test)
 
 
 def test_a_burst_all_over_the_disk_convicts_and_the_next_has_to_wait() -> None:
     async def test(world: World) -> None:
-        burst(world)
+        await burst(world)
         assert world.reasons == [Reason.IO_ERRORS]
         for incarnation, wait, expected in ((4, 30.0, 1), (5, 35.0, 2), (6, 90.0, 2), (7, 40.0, 3)):
             await world.pass_time(wait)
             world.detector.begin(incarnation)
-            burst(world)
+            await burst(world)
             assert len(world.reports) == expected, incarnation
 
     run(test)
@@ -168,7 +185,7 @@ def test_nothing_is_said_of_what_does_not_serve(seconds: float) -> None:
         world.asked_at = world.clock.monotonic()
         await world.pass_time(0.9)
         world.detector.end()
-        burst(world)
+        await burst(world)
         await world.pass_time(seconds)
         assert world.reports == []
 

@@ -7,6 +7,7 @@ driver's device reads and writes them right there.
 import os
 import time
 from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW, socket
+from fcntl import ioctl
 
 from nooks.agent import system
 from nooks.agent.mover import Mover
@@ -22,11 +23,14 @@ _REGION = "/sys/bus/dax/devices"
 _APPEAR_TIMEOUT_SECONDS = 10.0
 _PORT_TIMEOUT_SECONDS = 10.0
 _PCI_COMMAND = 4
-_PCI_COMMAND_MASTER = 0x4
+_PCI_COMMAND_IO_AND_MEMORY = 0x3
 _NETLINK_KOBJECT_UEVENT = 15
 _GROUP_KERNEL = 1
 _UEVENT_BYTES = 8192
 _SECTOR = 512
+_CDROM_DRIVE_STATUS, _CDSL_CURRENT, _CDS_DISC_OK = 0x5326, 0x7FFFFFFF, 4  # include/uapi/linux/cdrom.h
+_LOOKS = 6
+_LOOK_SECONDS = 0.01
 
 # The host alone judges how long a request may take, and merges nothing: what it asks for is what the driver gets.
 _QUEUE = (
@@ -87,11 +91,14 @@ class Block:
         return folder
 
     def silence(self) -> None:
-        """Forbid the controller to reach memory, behind the driver's back (PCI command register, bus master)."""
+        """Have the controller not hear the driver any more, behind its back (PCI command register, decoding).
+
+        Not by forbidding it to reach memory: QEMU's IDE controller then acknowledges writes of data that it can't get.
+        """
         descriptor = os.open(f"{self.device()}/config", os.O_RDWR | os.O_CLOEXEC)
         try:
             command = int.from_bytes(os.pread(descriptor, 2, _PCI_COMMAND), "little")
-            os.pwrite(descriptor, (command & ~_PCI_COMMAND_MASTER).to_bytes(2, "little"), _PCI_COMMAND)
+            os.pwrite(descriptor, (command & ~_PCI_COMMAND_IO_AND_MEMORY).to_bytes(2, "little"), _PCI_COMMAND)
         finally:
             os.close(descriptor)
 
@@ -114,7 +121,8 @@ class Block:
         """What the disk is, noted as that which the host knows."""
         folder = f"{_BLOCK}/{self._name}"
         assert self._mover is not None
-        size = int(system.read(f"{folder}/size")) * _SECTOR
+        loaded = _number(folder, "removable") == 0 or _see_medium(f"/dev/{self._name}")
+        size = int(system.read(f"{folder}/size")) * _SECTOR if loaded else 0
         self._reported = {
             "class": "block",
             "medium": size > 0,
@@ -149,6 +157,24 @@ def _wait_for_disk(within_seconds: float) -> str:
         time.sleep(0.002)
 
 
+def _see_medium(node: str) -> bool:
+    """Have a drive look at its medium, and say whether there is one. A changed one first seems to be away."""
+    in_a_row = 0
+    for _ in range(_LOOKS):
+        drive = os.open(node, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = ioctl(drive, _CDROM_DRIVE_STATUS, _CDSL_CURRENT)
+        except OSError:
+            return True  # no such drive: its size says it
+        finally:
+            os.close(drive)
+        in_a_row = in_a_row + 1 if status == _CDS_DISC_OK else 0
+        if in_a_row == 2:
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return False
+
+
 def _wait_for_region() -> str:
     """The node of the buffer region."""
     deadline = time.monotonic() + _PORT_TIMEOUT_SECONDS
@@ -163,9 +189,9 @@ def _wait_for_region() -> str:
 
 
 def _driver_of(folder: str) -> str:
-    """The driver that drives the bus which the disk is on: that of the first PCI device above it."""
+    """The driver of the bus that the disk is on: that of the first USB interface or PCI device above it."""
     folder = os.path.realpath(folder)
-    while not os.path.exists(f"{folder}/config"):  # noqa: PTH110
+    while not (os.path.exists(f"{folder}/config") or os.path.exists(f"{folder}/bInterfaceNumber")):  # noqa: PTH110
         folder = os.path.dirname(folder)  # noqa: PTH120
     return os.path.basename(os.path.realpath(f"{folder}/driver"))  # noqa: PTH119
 

@@ -25,11 +25,20 @@ PeerOption = Annotated[
 ]
 
 
+RECOVERY = {
+    "network": "nooks.lab.bench_recovery",
+    "block": "nooks.lab.disk.recovery",
+    "sound": "nooks.lab.sound.recovery",
+}
+"""What fails a nook of each class under load."""
+
+
 class Show(StrEnum):
     """The classes that have a demonstration."""
 
     NETWORK = "network"
     SOUND = "sound"
+    BLOCK = "block"
 
 
 def demo(
@@ -80,10 +89,10 @@ def bench_recovery(
     }
     if driver is None and attach is None:
         raise InputError("no driver was given", "give --driver, or a real card with --attach")
-    sound = driver is not None and find(driver).driver_class == "sound"
-    if sound and attach is not None:
-        raise InputError("a real sound card can't be measured yet", "leave --attach out: the card is emulated then")
-    result = _run("nooks.lab.sound.recovery" if sound else "nooks.lab.bench_recovery", options | _real(attach, peer))
+    of_class = find(driver).driver_class if driver is not None else "network"
+    if of_class != "network" and attach is not None:
+        raise InputError(f"a real {of_class} device can't be measured yet", "leave --attach out: it is emulated then")
+    result = _run(RECOVERY[of_class], options | _real(attach, peer))
 
     def text() -> None:
         kinds = ("detection_seconds", "recovery_seconds", "outage_seconds")

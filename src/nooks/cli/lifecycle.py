@@ -1,6 +1,7 @@
 """``nooks stop``, ``restart``, ``status`` and ``set``."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -89,6 +90,23 @@ def set_settings(
             print(f"{key}={value}")
 
     emit(result, as_json=json, text=text)
+
+
+def media(
+    name: Name,
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="An image file or block device.")] = None,
+    eject: Annotated[bool, typer.Option("--eject", help="Take out what is in the drive.")] = False,
+    json: Json = False,
+) -> None:
+    """Change the medium in a drive; the host sees it at once. Not while it is mounted."""
+    from nooks.lifecycle import contact
+
+    if (file is None) != eject:
+        raise InputError("say which medium", f"'nooks media {name} FILE', or 'nooks media {name} --eject'")
+    path = None if file is None else str(Path(file).expanduser().absolute())
+    with contact.connect(name) as control:
+        result = control.request("media", {"path": path}, timeout_seconds=SET_SECONDS)
+    emit(result, as_json=json, text=lambda: print(f"{path} is in {name}" if path else f"{name} is empty"))
 
 
 def _parse(setting: str) -> tuple[str, bool | int | str]:

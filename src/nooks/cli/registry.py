@@ -62,6 +62,11 @@ COMMANDS: dict[str, Entry] = {
         "Change settings that the host endpoint can't carry.",
         ("nooks set nic0 ring.rx=512 ring.tx=512", "nooks set nic0 coalesce.rx_usecs=50 pause.autoneg=off"),
     ),
+    "media": Entry(
+        "nooks.cli.lifecycle:media",
+        "Change the medium in a drive.",
+        ("nooks media cd0 ./debian.iso", "nooks media cd0 --eject"),
+    ),
     "events": Entry(
         "nooks.cli.records:events",
         "Show the journal.",

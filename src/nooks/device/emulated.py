@@ -81,15 +81,35 @@ def data_port() -> tuple[str, ...]:
     )
 
 
-def drive(model: str, options: tuple[tuple[str, str], ...], node: str) -> dict[str, str]:
-    """An emulated disk or drive with the medium ``node``, as ``device_properties``. Raises InputError."""
-    return device_properties(model, options, drive=node)
+_CONTROLLER = "controller"
+
+
+def drive(model: str, options: tuple[tuple[str, str], ...], node: str, name: str) -> dict[str, str]:
+    """An emulated disk or drive called ``name`` with the medium ``node``, or that of a controller.
+
+    As ``device_properties``. Raises InputError.
+    """
+    disk = _disk_of(model)
+    if disk is not None:
+        return device_properties(disk, (), drive=node, id=name, bus=f"{_CONTROLLER}.0")
+    return device_properties(model, options, drive=node, id=name)
+
+
+def drive_buses(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What such a drive is plugged into: the model itself where that is a controller. Raises InputError."""
+    if _disk_of(model) is not None:
+        return as_argument(device_properties(model, options, id=_CONTROLLER))
+    return buses(model)
+
+
+def _disk_of(controller: str) -> str | None:
+    return _rows(BUSES)["disks"].get(controller)
 
 
 def drive_trial(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """The same with a medium that holds nothing, to find out whether QEMU takes it."""
     nothing = "driver=null-co,node-name=nothing,size=1048576,read-zeroes=on"
-    return ("-blockdev", nothing, *buses(model), *as_argument(drive(model, options, "nothing")))
+    return ("-blockdev", nothing, *drive_buses(model, options), *as_argument(drive(model, options, "nothing", "unit")))
 
 
 def host_side_network() -> tuple[str, ...]:

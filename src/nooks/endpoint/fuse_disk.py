@@ -56,6 +56,16 @@ class FuseDisk:
             os.close(self._mounted)
             self._mounted = -1
 
+    @property
+    def is_published(self) -> bool:
+        """Whether there is a device."""
+        return self._loop is not None
+
+    def resized(self) -> None:
+        """The front's size is another one. Raises ProcessError."""
+        if self._loop is not None:
+            self._loop.resized()
+
     def flush(self, within_seconds: float) -> None:
         """Have the driver write what the host's page cache has of the device. Raises ProcessError."""
         if self._loop is not None:

@@ -49,8 +49,9 @@ class LoopDevice:
 
     def resized(self) -> None:
         """The file has another size, and perhaps other content. Raises ProcessError."""
-        self.flush(_SECONDS)
+        run(["losetup", str(self.path)], timeout_seconds=_SECONDS)  # has the kernel ask for the size (LOOP_GET_STATUS)
         run(["losetup", "--set-capacity", str(self.path)], timeout_seconds=_SECONDS)
+        self.flush(_SECONDS)
 
     def detach(self) -> None:
         """Take it off its file, at the latest when the last of its users closes it. Raises ProcessError."""

@@ -5,7 +5,7 @@ device model has handed to the host's disk, or that the disk is slow with, is a 
 Nobody can say that of a real device, which is therefore given longer.
 
 Errors that the device reports are the device's: a bad sector is no dead driver. A burst of them all over the disk is a
-suspicion; if a restart didn't end it, the next has to wait.
+suspicion, unless the host's disk under the device made them; if a restart didn't end it, the next has to wait.
 """
 
 import asyncio
@@ -32,6 +32,10 @@ class WorkProbe(Protocol):
 
     async def look(self) -> Work | None:
         """None if it can't be seen: the device is a real one, or the domain is going away."""
+        ...
+
+    async def refused(self) -> int | None:
+        """How many requests of this incarnation the host's own disk refused; None if that can't be seen."""
         ...
 
 
@@ -87,6 +91,8 @@ class BlockDetector:
         self._load = load
         self._incarnation: int | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._judging: asyncio.Task[None] | None = None
+        self._told = 0
         self._errors: deque[tuple[float, int]] = deque()
         self._burst_at: float | None = None
         self._retry = self._limits.retry_seconds
@@ -104,13 +110,16 @@ class BlockDetector:
         self._incarnation = None
         self.slow = False
         self._errors.clear()
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        self._told = 0
+        for task in (self._looking, self._judging):
+            if task is not None:
+                task.cancel()
+        self._looking = self._judging = None
 
     def error(self, offset: int) -> None:
         """The device reported an error for a request there."""
         now, limits = self._clock.monotonic(), self._limits
+        self._told += 1
         self._errors.append((now, offset))
         while now - self._errors[0][0] > limits.errors_seconds:
             self._errors.popleft()
@@ -119,10 +128,19 @@ class BlockDetector:
             return
         if self._burst_at is not None and now - self._burst_at < self._retry:
             return
+        if self._judging is None or self._judging.done():
+            self._judging = asyncio.create_task(self._judge(len(places)), name="burst of errors")
+
+    async def _judge(self, places: int) -> None:
+        """A burst of errors: it is the driver's unless the host's disk refused as many requests."""
+        refused = await self._probe.refused()
+        if refused is not None and refused >= self._told:
+            return
+        now, limits = self._clock.monotonic(), self._limits
         helped = self._burst_at is None or now - self._burst_at > 2 * self._retry
         self._retry = limits.retry_seconds if helped else min(2 * self._retry, limits.longest_retry_seconds)
         self._burst_at = now
-        self._verdict(Reason.IO_ERRORS, {"errors": len(self._errors), "places": len(places)})
+        self._verdict(Reason.IO_ERRORS, {"errors": len(self._errors), "places": places})
 
     async def _watch(self) -> None:
         while True:

@@ -85,7 +85,7 @@ async def nook_on(bed: Bed, driver: str, *flags: str) -> AsyncGenerator[tuple[Pr
             address_peer(bed)
             yield product, started
         finally:
-            await asyncio.shield(_stop(product))
+            await asyncio.shield(stop_for_sure(product))
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def own_logs() -> Generator[None, None, None]:
             del os.environ[_LOG_VARIABLE]
 
 
-async def _stop(product: Product) -> None:
+async def stop_for_sure(product: Product) -> None:
     """An interrupt from the terminal reaches our ``nooks start`` as well, so the nook may be gone by itself."""
     for force in (False, True):
         try:

@@ -203,18 +203,18 @@ def _document(driver: str, how: str, ways: Sequence[str], trials: Sequence[Trial
         "how": how,
         "count": len(trials),
         "wanted": len(ways),
-        **_times(failures),
+        **times_of(failures),
         "download_pause_seconds": quantiles(trial.download_pause_seconds for trial in trials),
         "application_errors": len(found) + unrecovered,
         "errors": found,
         "unrecovered": unrecovered,
-        "steps_seconds": _steps(failures),
+        "steps_seconds": steps_of(failures),
         "means": dict(Counter(failure.means for failure in failures if failure.means)),
         "ways": {
             way: {
                 "count": len(some),
                 "reasons": dict(Counter(failure.reason or "not noticed" for failure in some)),
-                **_times(some),
+                **times_of(some),
             }
             for way, some in per_way.items()
         },
@@ -222,7 +222,7 @@ def _document(driver: str, how: str, ways: Sequence[str], trials: Sequence[Trial
     }
 
 
-def _times(failures: Sequence[Failure]) -> dict[str, Any]:
+def times_of(failures: Sequence[Failure]) -> dict[str, Any]:
     return {
         "detection_seconds": quantiles(f.detection_seconds for f in failures if f.way != TEXT),
         "recovery_seconds": quantiles(f.recovery_seconds for f in failures),
@@ -230,7 +230,7 @@ def _times(failures: Sequence[Failure]) -> dict[str, Any]:
     }
 
 
-def _steps(failures: Sequence[Failure]) -> dict[str, Any]:
+def steps_of(failures: Sequence[Failure]) -> dict[str, Any]:
     """Quantiles of each step of the outage."""
     names = dict.fromkeys(step for failure in failures for step in failure.steps)
     return {name: quantiles(failure.steps.get(name) for failure in failures if failure.recovered) for name in names}

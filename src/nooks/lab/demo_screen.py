@@ -77,7 +77,7 @@ class Screen:
         if self._scene.failures or self._scene.current:
             parts.append(self._table())
         if self._summary is not None:
-            parts.append(_verdict(self._summary))
+            parts.append(verdict(self._summary))
         return Group(*parts)
 
     def _heading(self) -> RenderableType:
@@ -145,7 +145,8 @@ def _times(failure: Failure) -> tuple[str, ...]:
     return (failure.reason or "not noticed", *(milliseconds(seconds) for seconds in measured))
 
 
-def _verdict(summary: dict[str, Any]) -> RenderableType:
+def verdict(summary: dict[str, Any]) -> RenderableType:
+    """The checks, each with whether it held, and the failures in a line."""
     lines = Text()
     for check in summary["checks"]:
         mark, style = ("✓", "bold green") if check["ok"] else ("✗", "bold red")

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from nooks.device.emulated import data_port, drive
-from nooks.domain import medium as in_domain
+from nooks.device import usage
+from nooks.device.emulated import data_port
 from nooks.domain.domain import Domain
+from nooks.domain.monitor import MonitorError
 from nooks.endpoint.configuration import Configuration
 from nooks.failure.block import BlockDetector
 from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.host.clock import SystemClock
-from nooks.host.errors import InputError, NooksError
+from nooks.host.errors import InputError, NooksError, StateError
 from nooks.host.pace import slowness
 from nooks.host.paths import nook_dir
 from nooks.host.process import ProcessError
@@ -26,11 +28,12 @@ from nooks.nook.block_probe import EmulatedWork, UnseenWork
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink
-from nooks.shadow.block import BlockShadow
+from nooks.shadow.block import MEDIA, BlockShadow
+from nooks.shadow.errors import BusyError
 from nooks.shadow.integrity import IntegrityMap
 from nooks.spec import Spec
 from nooks.xpc.errors import ProtocolError
-from nooks.xpc.messages import Changed, Message
+from nooks.xpc.messages import Changed, Message, Read
 from nooks.xpc.states import BlockState, DeviceState
 
 REHEARSALS = 2
@@ -38,6 +41,9 @@ REHEARSALS = 2
 
 FLUSH_SECONDS = 30.0
 """How long the host's page cache may take to be written before a nook is stopped."""
+
+SEE_SECONDS = 0.1
+"""How often a drive is asked whether it has seen its new medium."""
 
 DEVICE = "device"
 """The link to the block device, in the nook's run directory."""
@@ -59,7 +65,7 @@ class BlockSide:
     ) -> None:
         self._spec = spec
         self._ledger = ledger
-        self._medium = parts.medium
+        self._tray = parts.tray
         self._endpoint = parts.endpoint
         self._store = parts.store
         self._links = parts.links
@@ -70,6 +76,8 @@ class BlockSide:
         self._clock = SystemClock()
         self._incarnation: int | None = None
         self._bay = int(ledger.facts.get("bay", 0))
+        self._watching: asyncio.Task[None] | None = None
+        self._trouble: str | None = None
         self._data = DataPath(parts.log, parts.store)
         probe = UnseenWork() if spec.real else EmulatedWork(self._live_domain)
         self._detector = BlockDetector(self._data.oldest_seconds, probe, self._clock, report, load=slowness)
@@ -123,18 +131,16 @@ class BlockSide:
         """Let the endpoint's requests come, now that it is known what the disk can do."""
         front = self._endpoint.front
         front.size_bytes = state.size_bytes
+        self._watching = asyncio.create_task(self._watch_medium(), name="medium")
         front.zeroes = state.zero_bytes > 0
-        front.discards = state.discard_bytes > 0 and self._medium is not None and self._medium.punches_holes
+        front.discards = state.discard_bytes > 0 and self._tray.punches_holes
         self._data.serve(front, IntegrityMap(state.size_bytes) if self._spec.block.integrity else None)
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
     def hardware(self) -> tuple[str, ...]:
         """QEMU's arguments for the data port, and a stand-in for the medium of an emulated device."""
-        medium = self._medium
-        if medium is None:
-            return data_port()
-        return (*data_port(), *in_domain.stand_in(medium.size_bytes, read_only=medium.read_only))
+        return (*data_port(), *(() if self._spec.real else self._tray.hardware()))
 
     def region_bytes(self) -> int:
         """The data's buffers."""
@@ -142,8 +148,7 @@ class BlockSide:
 
     def emulated_device(self) -> dict[str, str]:
         """An emulated disk's or drive's properties."""
-        device = self._spec.parsed_device
-        return drive(device.model, device.options, in_domain.NODE)
+        return self._tray.drive()
 
     def model_ends(self) -> dict[str, int]:
         """None of our models is a disk."""
@@ -165,15 +170,7 @@ class BlockSide:
 
     async def admit(self, domain: Domain) -> None:
         """Give a domain the medium. The one that had it before was fenced."""
-        medium = self._medium
-        if medium is not None:
-            await in_domain.insert(
-                domain,
-                medium.descriptor,
-                read_only=medium.read_only,
-                is_device=medium.is_device,
-                direct=medium.direct,
-            )
+        await self._tray.admit(domain)
 
     def switch(self, bay: int) -> dict[str, Any]:
         """From now on this bay's domain is the one that ``replay`` speaks of."""
@@ -184,7 +181,7 @@ class BlockSide:
         """Have a spare do once, on the stand-in, what it will be asked for."""
         for _ in range(REHEARSALS):
             _disk((await surely(spare.channel.request(asking.resume(spare.number, {}), patience()))).state)
-        await surely(self._links[spare.bay].rehearse(patience()))
+        await surely(self._links[spare.bay].rehearse(patience(), writing=not self._tray.removable))
 
     # -- the shadow's ports ------------------------------------------------------------------------------------
 
@@ -217,7 +214,7 @@ class BlockSide:
 
     def facts(self) -> dict[str, Any]:
         """Figures for ``status`` and ``metrics``."""
-        return self._data.facts() | {"slow_medium": self._detector.slow}
+        return self._data.facts() | {"slow_medium": self._detector.slow, "medium_trouble": self._trouble is not None}
 
     # -- what is heard -----------------------------------------------------------------------------------------
 
@@ -277,7 +274,9 @@ class BlockSide:
     # -- what people ask ---------------------------------------------------------------------------------------
 
     async def leave(self, *, serving: bool, force: bool) -> None:
-        """Have the driver write what the host's page cache holds of the disk."""
+        """Have the driver write what the host's page cache holds of the disk. Raises StateError while it is mounted."""
+        if not force:
+            self._refuse_if_used("with --force whoever uses it gets I/O errors, and what is not written yet is lost")
         if serving:
             try:
                 await asyncio.to_thread(self._endpoint.flush, FLUSH_SECONDS * slowness())
@@ -289,6 +288,62 @@ class BlockSide:
         """A disk has none."""
         raise InputError(f"a disk has no setting {next(iter(settings))}", "see 'nooks media' for its medium")
 
+    async def media(self, path: str | None) -> None:
+        """``nooks media``: take out the medium, and put the one at ``path`` in. The host sees another size and content.
+
+        Raises InputError, StateError, BusyError; NooksError if the driver does not see it.
+        """
+        live, known = self._live(), self.shadow.state
+        if live is None or known is None:
+            self.shadow.counters.count(MEDIA)
+            raise BusyError
+        self._refuse_if_used()
+        self._tray.replace(path)
+        size = self._tray.size_bytes
+        expected = replace(known, medium=path is not None, size_bytes=size)
+        self.shadow.state = expected  # of the next driver too, should this one die now
+        self._ledger.record(state=expected.to_payload())
+        self._data.change(None)  # who reads meanwhile may get either medium's content
+        try:
+            await self._tray.admit(live.domain)
+            await self._see(expected)
+        except (MonitorError, NoAnswer):
+            if not live.domain.ended:
+                raise
+        self._data.change(IntegrityMap(size) if self._spec.block.integrity else None)
+        self._endpoint.front.size_bytes = size
+        await asyncio.to_thread(self._endpoint.resized)
+        self._record("media", {"medium": path, "size_bytes": size})
+
+    async def _see(self, expected: BlockState) -> None:
+        """Wait until the driver has seen the medium. Raises NoAnswer."""
+        deadline = self._clock.monotonic() + patience()
+        while self._clock.monotonic() < deadline:
+            reply = await asking.ask(self._live(), lambda channel: channel.request(Read(), patience()))
+            state = _disk(reply.state)
+            if (state.medium, state.size_bytes) == (expected.medium, expected.size_bytes):
+                return
+            await self._clock.sleep(SEE_SECONDS)
+        raise NoAnswer("the driver does not see the new medium", f"'nooks restart {self._spec.name}' may help")
+
+    def _refuse_if_used(self, more: str | None = None) -> None:
+        """Raises StateError if the host has mounted the disk, swaps to it, or has made something of it."""
+        if not self._endpoint.is_published:
+            return
+        problem = next(usage.of_disk(self._endpoint.path.name), None)
+        if problem is not None:
+            raise StateError(problem.message, "; ".join(filter(None, (problem.fix, more))))
+
+    async def _watch_medium(self) -> None:
+        """Tell of what becomes of the medium's file; nothing is read any more beyond the end of one that shrank."""
+        while True:
+            await self._clock.sleep(1.0)
+            trouble = self._tray.trouble()
+            if trouble != self._trouble and trouble is not None:
+                self._record("media", {"trouble": trouble})
+                self._endpoint.front.size_bytes = self._tray.usable_bytes
+            self._trouble = trouble
+
     def result(self) -> dict[str, Any]:
         """What ``start`` tells of the endpoint."""
         return {"block_device": str(self._endpoint.path)}
@@ -296,6 +351,8 @@ class BlockSide:
     async def close(self) -> None:
         """Give everything back. Safe to call twice."""
         await self.shadow.close()
+        if self._watching is not None:
+            self._watching.cancel()
         self._data.give_up()  # nobody may wait in the kernel for what will not come any more
         try:
             await asyncio.to_thread(self._endpoint.withdraw)
@@ -313,8 +370,7 @@ class BlockSide:
             link.close()
         self._links.clear()
         self._store.close()
-        if self._medium is not None:
-            self._medium.close()
+        self._tray.close()
 
 
 def _disk(state: DeviceState) -> BlockState:

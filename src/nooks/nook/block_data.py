@@ -91,6 +91,11 @@ class DataPath:
             self._integrity = integrity
             self._poll.register(front.fileno(), select.EPOLLIN)
 
+    def change(self, integrity: IntegrityMap | None) -> None:
+        """There is another medium, of which nothing is known."""
+        with self._lock:
+            self._integrity = integrity
+
     # -- for the event loop ------------------------------------------------------------------------------------
 
     def lose(self, *, counts: bool) -> None:

@@ -131,14 +131,14 @@ class Link:
         self._received = seen.partition(expected)[2]
         self.adopted = False
 
-    async def rehearse(self, within_seconds: float) -> None:
+    async def rehearse(self, within_seconds: float, *, writing: bool = True) -> None:
         """Have the domain do some of all that it will be asked for, on whatever medium it has.
 
         Raises TimeoutError, OSError, ProtocolError.
         """
         async with asyncio.timeout(within_seconds):
             for number in range(_REHEARSED):
-                for operation in (WRITE, READ):
+                for operation in (WRITE, READ) if writing else (READ,):
                     await self._ask(operation, number, 4096)
                     await self._ask(operation, number, REQUEST_BYTES_MAX // 2)
                 await self._ask(FLUSH, number, 0)

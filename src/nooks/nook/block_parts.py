@@ -4,24 +4,24 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nooks.device.medium import Medium, adopt_medium, open_medium
+from nooks.device.medium import adopt_medium
 from nooks.endpoint.fuse_disk import FuseDisk
-from nooks.host.errors import InputError, StateError
+from nooks.host.errors import StateError
 from nooks.nook.block_link import Link
+from nooks.nook.block_tray import MEDIUM, Tray, is_removable, open_first
 from nooks.nook.ledger import Ledger
 from nooks.shadow.requests import RequestLog
 from nooks.shadow.write_log import WriteLog
 from nooks.spec import Spec
 from nooks.xpc.states import BlockState
 
-WRITES, MEDIUM, FUSE = "block.writes", "block.medium", "block.fuse"
+WRITES, FUSE = "block.writes", "block.fuse"
 DATA, REGION = "block.data", "block.region"
 """Of each bay: its number follows."""
 
 KEYS = "block."
 """What the keys of all that the keeper holds begin with."""
 
-_SECTOR_BYTES, _READ_ONLY_SECTOR_BYTES = 512, 2048
 BAYS = 2
 
 
@@ -29,7 +29,7 @@ BAYS = 2
 class Parts:
     """``state`` is that of the disk as applications see it, None before the first driver was up."""
 
-    medium: Medium | None
+    tray: Tray
     endpoint: FuseDisk
     store: WriteLog
     log: RequestLog
@@ -39,21 +39,17 @@ class Parts:
 
 def make(spec: Spec, ledger: Ledger) -> Parts:
     """For a new nook. Raises NooksError; nothing is left then."""
-    medium = None if spec.real else _open_medium(spec)
-    read_only = medium is not None and medium.read_only
+    tray = Tray(spec, ledger, None if spec.real else open_first(spec))
     try:
-        endpoint = FuseDisk.create(medium.size_bytes if medium is not None else 0, read_only=read_only)
+        endpoint = FuseDisk.create(tray.size_bytes, read_only=is_removable(spec))
     except BaseException:
-        if medium is not None:
-            medium.close()
+        tray.close()
         raise
     store = WriteLog.create()
-    if medium is not None:
-        ledger.give(MEDIUM, medium.descriptor)
-        ledger.record(size_bytes=medium.size_bytes)
+    tray.hold()
     ledger.give(WRITES, store.fileno())
     ledger.give(FUSE, endpoint.descriptor)
-    return Parts(medium, endpoint, store, RequestLog(store))
+    return Parts(tray, endpoint, store, RequestLog(store))
 
 
 def adopt(spec: Spec, ledger: Ledger) -> Parts:
@@ -72,17 +68,4 @@ def adopt(spec: Spec, ledger: Ledger) -> Parts:
         for bay in range(BAYS)
         if f"{DATA}{bay}" in held and f"{REGION}{bay}" in held
     }
-    return Parts(medium, endpoint, store, RequestLog(store, kept), links, state)
-
-
-def _open_medium(spec: Spec) -> Medium:
-    path = spec.block.media
-    if path is None:
-        raise InputError(f"{spec.name} has no medium", "give one with --media FILE")
-    read_only = only_reads(spec)
-    return open_medium(path, read_only=read_only, sector_bytes=_READ_ONLY_SECTOR_BYTES if read_only else _SECTOR_BYTES)
-
-
-def only_reads(spec: Spec) -> bool:
-    """Whether the device is a drive that only reads."""
-    return spec.parsed_device.model in ("ide-cd", "scsi-cd")
+    return Parts(Tray(spec, ledger, medium), endpoint, store, RequestLog(store, kept), links, state)

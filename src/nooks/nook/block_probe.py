@@ -31,7 +31,17 @@ class EmulatedWork:
         if _works(domain.pid):
             return Work(busy=True, done=0)
         try:
-            return Work(busy=False, done=await operations(domain))
+            return Work(busy=False, done=(await operations(domain))[0])
+        except MonitorError:
+            return None
+
+    async def refused(self) -> int | None:
+        """See WorkProbe."""
+        domain = self._live()
+        if domain is None:
+            return None
+        try:
+            return (await operations(domain))[1]
         except MonitorError:
             return None
 
@@ -40,6 +50,10 @@ class UnseenWork:
     """A real device's work, of which nothing can be seen."""
 
     async def look(self) -> Work | None:
+        """Nothing."""
+        return None
+
+    async def refused(self) -> int | None:
         """Nothing."""
         return None
 

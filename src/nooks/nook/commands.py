@@ -23,6 +23,7 @@ def commands(nook: Nook) -> dict[str, Command]:
         "restart": _restart,
         "rearm": _rearm,
         "set": _set,
+        "media": _media,
         "crash": _crash,
         "metrics": _metrics,
         "misbehave": _misbehave,
@@ -75,6 +76,14 @@ async def _set(nook: Nook, arguments: Arguments) -> dict[str, Any]:
     if not isinstance(settings, dict) or not settings:
         raise InputError("no setting was given", "write KEY=VALUE, such as ring.rx=512")
     return {"name": nook.spec.name, "settings": await nook.side.set(settings)}
+
+
+async def _media(nook: Nook, arguments: Arguments) -> dict[str, Any]:
+    path = arguments.get("path")
+    if path is not None and not isinstance(path, str):
+        raise InputError("no medium was given", "name a file")
+    await nook.side.media(path)
+    return await _status(nook, {})
 
 
 async def _crash(nook: Nook, arguments: Arguments) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from nooks.failure.probe import NeighbourProber
 from nooks.failure.report import ReportSink
 from nooks.failure.storm import StormDetector
 from nooks.host.clock import SystemClock
+from nooks.host.errors import InputError
 from nooks.host.pace import load_factor
 from nooks.keeper.client import KeeperGone
 from nooks.nook import asking
@@ -246,6 +247,11 @@ class NetworkSide:
 
     async def leave(self, *, serving: bool, force: bool) -> None:
         """An interface may go at any time."""
+
+    async def media(self, path: str | None) -> None:
+        """There is none."""
+        del path
+        raise InputError("a network device has no medium", "'nooks media' is for drives, such as ide-cd")
 
     async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
         """``nooks set``: returns what the driver took."""

@@ -120,6 +120,10 @@ class ClassSide(Protocol):
         """
         ...
 
+    async def media(self, path: str | None) -> None:
+        """``nooks media``: put the medium at ``path`` in, or none. Raises InputError, StateError, BusyError."""
+        ...
+
     async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
         """``nooks set``: returns what the driver took. Raises InputError, BusyError, SettingRefused."""
         ...

@@ -22,7 +22,7 @@ from nooks.endpoint.sound import SoundEndpoint, silent_frame
 from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.failure.sound import Glance, SoundDetector
 from nooks.host.clock import SystemClock
-from nooks.host.errors import NooksError
+from nooks.host.errors import InputError, NooksError
 from nooks.host.pace import slowness
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperGone
@@ -317,6 +317,11 @@ class SoundSide:
 
     async def leave(self, *, serving: bool, force: bool) -> None:
         """A sink or source may go at any time: the sound server moves its streams."""
+
+    async def media(self, path: str | None) -> None:
+        """There is none."""
+        del path
+        raise InputError("a sound device has no medium", "'nooks media' is for drives, such as ide-cd")
 
     async def set(self, settings: dict[str, Any]) -> dict[str, Any]:
         """``nooks set``: returns what the driver took."""

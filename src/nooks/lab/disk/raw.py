@@ -1,0 +1,133 @@
+"""An application that writes and reads a file past the page cache, and compares: every block that it ever wrote.
+
+Four threads, each in a part of its own. Writes JSON lines in the form of ``meter`` (progress in operations);
+``errors`` counts blocks that are not what was written last. On SIGTERM all of them are read once more. Any other
+error is told and is the end. Standard library only.
+"""
+
+import argparse
+import hashlib
+import mmap
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from random import Random
+
+from nooks.lab.meter import REPORT_SECONDS, Meter, say
+
+BLOCK = 4096
+THREADS = 4
+_COUNTS = (1, 1, 1, 4, 16, 64)
+
+
+class Writer:
+    """One thread's part: ``blocks`` from ``first`` on; ``known`` is the generation of each that was written."""
+
+    def __init__(self, path: Path, first: int, blocks: int, seed: int) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
+        self._page = memoryview(mmap.mmap(-1, max(_COUNTS) * BLOCK))
+        self._first, self._blocks = first, blocks
+        self._random = Random(seed + first)
+        self._generation = 0
+        self._known: dict[int, int] = {}
+        self.errors = 0
+
+    def step(self) -> None:
+        """Write, sometimes flush, and read something back. Raises OSError."""
+        random, count = self._random, self._random.choice(_COUNTS)
+        at = random.randrange(self._blocks - count)
+        self._generation += 1
+        for number in range(count):
+            self._page[number * BLOCK : (number + 1) * BLOCK] = self._content(at + number, self._generation)
+        os.pwritev(self._descriptor, [self._page[: count * BLOCK]], (self._first + at) * BLOCK)
+        self._known.update(dict.fromkeys(range(at, at + count), self._generation))
+        if random.random() < 0.05:
+            os.fdatasync(self._descriptor)
+        self._compare(random.choice(list(self._known)) if random.random() < 0.2 else at)
+
+    def read_all(self) -> None:
+        """Compare all that was ever written. Raises OSError."""
+        for block in self._known:
+            self._compare(block)
+
+    def _compare(self, block: int) -> None:
+        os.preadv(self._descriptor, [self._page[:BLOCK]], (self._first + block) * BLOCK)
+        self.errors += bytes(self._page[:BLOCK]) != self._content(block, self._known[block])
+
+    def _content(self, block: int, generation: int) -> bytes:
+        seed = hashlib.sha256(f"{self._first + block} {generation}".encode()).digest()
+        return seed * (BLOCK // len(seed))
+
+
+class Work:
+    """All writers, and what they have in common."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        blocks = _size_of(path) // BLOCK // THREADS
+        self.writers = [Writer(path, index * blocks, blocks, seed) for index in range(THREADS)]
+        self._meter = Meter(time.time())
+        self._reported = time.time()
+        self._lock = threading.Lock()
+        self.ending = threading.Event()
+        self.broken = ""
+
+    def run(self) -> None:
+        """Until ``ending`` is set, or something breaks."""
+        threads = [threading.Thread(target=self._work, args=(writer,)) for writer in self.writers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.report(time.time(), final=True)
+
+    def report(self, now: float, *, final: bool = False) -> None:
+        """Say how it goes."""
+        line = self._meter.report(now) | {"errors": sum(writer.errors for writer in self.writers)}
+        say(line | ({"broken": self.broken} if self.broken else {}) | ({"judged": True} if final else {}))
+
+    def _work(self, writer: Writer) -> None:
+        try:
+            while not self.ending.is_set():
+                writer.step()
+                self._progressed()
+            writer.read_all()
+        except OSError as error:
+            self.broken = str(error)
+            self.ending.set()
+
+    def _progressed(self) -> None:
+        with self._lock:
+            now = time.time()
+            self._meter.progressed(1, now)
+            if now - self._reported >= REPORT_SECONDS:
+                self.report(now)
+                self._reported = now
+
+
+def _size_of(path: Path) -> int:
+    """Of a file or block device, in bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_END)
+    finally:
+        os.close(descriptor)
+
+
+def main() -> None:
+    """Work until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="nooks.lab.disk.raw")
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    work = Work(options.path, options.seed)
+    signal.signal(signal.SIGTERM, lambda number, frame: work.ending.set())
+    work.report(time.time())
+    work.run()
+    sys.exit(1 if work.broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The lab's applications for disks: that they notice what they are there to notice; how their run is summed up."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nooks.lab.disk import archive, database, raw
+from nooks.lab.disk.recovery import Trial, document
+from nooks.lab.ways import SUPERVISOR, Failure
+from nooks.lab.workers import python
+
+
+def test_a_database_that_kept_everything(tmp_path: Path) -> None:
+    kept = database.Database(tmp_path / "db", seed=1)
+    for _ in range(5):
+        kept.add()
+    assert kept.judge() == {"transactions": 5, "lost": 0, "integrity": "ok"}
+
+
+def test_a_database_that_lost_or_changed_a_transaction(tmp_path: Path) -> None:
+    broken = database.Database(tmp_path / "db", seed=1)
+    for _ in range(5):
+        broken.add()
+    other = database.sqlite3.connect(tmp_path / "db")
+    with other:
+        other.execute("DELETE FROM entry WHERE number = 2")
+        other.execute("UPDATE entry SET content = x'00' WHERE number = 3")
+    other.close()
+    assert broken.judge()["lost"] == 2
+
+
+def test_packing_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert archive.pack(tmp_path, 1, seed=1)
+    monkeypatch.setattr(archive, "write", lambda path, seed: archive.hashlib.sha256(b"other").hexdigest() or path)  # type: ignore[reportUnknownLambdaType]
+    (tmp_path / "2.plain").write_bytes(b"this")
+    assert not archive.pack(tmp_path, 2, seed=1)
+
+
+def test_blocks_that_changed_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(2 << 20))
+    writer = raw.Writer(path, 0, 512, seed=3)
+    for _ in range(20):
+        writer.step()
+    writer.read_all()
+    assert writer.errors == 0
+    with path.open("r+b") as file:
+        file.write(Random(1).randbytes(2 << 20))
+    writer.read_all()
+    assert writer.errors > 0
+
+
+@pytest.mark.parametrize("application", ["database", "archive", "raw"])
+def test_an_application_tells_at_its_end(tmp_path: Path, application: str) -> None:
+    (tmp_path / "raw").write_bytes(bytes(4 << 20))
+    flag = "--folder" if application == "archive" else "--path"
+    command = python(f"nooks.lab.disk.{application}", flag, tmp_path / application)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while json.loads(running.stdout.readline())["bytes"] < 2:
+            pass
+        os.kill(running.pid, signal.SIGTERM)
+        last = json.loads(running.stdout.read().splitlines()[-1])
+    assert running.returncode == 0
+    assert last["bytes"] >= 2
+    if application == "database":
+        assert last["judged"]["integrity"] == "ok"
+
+
+def test_an_application_whose_disk_breaks_says_so(tmp_path: Path) -> None:
+    command = python("nooks.lab.disk.database", "--path", tmp_path / "nowhere" / "db")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unable to open" in json.loads(done.stdout)["broken"]
+
+
+def failure(way: str, recovery: float | None) -> Failure:
+    now = time.time()
+    return Failure(way, now, resumed=None if recovery is None else now + recovery, recovery_seconds=recovery)
+
+
+def test_a_summary_counts_drivers_apart_from_supervisors() -> None:
+    trials = [Trial(failure("kill", 0.1)), Trial(failure(SUPERVISOR, 3.0)), Trial(failure("panic", 0.2))]
+    summed = document("ide-disk", "mixed", trials, [])
+    assert summed["recovery_seconds"]["max"] == 0.2
+    assert summed["ways"][SUPERVISOR]["recovery_seconds"]["max"] == 3.0
+    assert summed["application_errors"] == 0
+    summed = document("ide-disk", "mixed", [*trials, Trial(failure("hang", None))], ["e2fsck complains"])
+    assert (summed["application_errors"], summed["unrecovered"]) == (2, 1)
