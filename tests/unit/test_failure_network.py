@@ -26,8 +26,11 @@ class Link:
         self.counted = {"host_rx": 0, "host_tx": 0, "nic_rx": 0, "nic_tx": 0}
         self.lazy_tx_beats = 1
         self.asked = 0
+        self.echoes = False
+        self.whole = True
+        self.plugged = False
         self.reports: list[FailureReport] = []
-        self.detector = NetworkDetector(self, self.clock, self.reports.append)
+        self.detector = NetworkDetector(self, self.clock, self.reports.append, plugged=lambda: self.plugged)
         self._every = every_beats
         self._beats = 0
         self._sent = 0
@@ -52,6 +55,21 @@ class Link:
             return True
         await self.clock.sleep(timeout_seconds)
         return False
+
+    async def echo(self, timeout_seconds: float) -> bool | None:
+        """Three frames, and their echoes if they get through whole."""
+        if not self.echoes:
+            return None
+        self._move(3, 0)
+        if self.peer and self.takes and self.transmits and self.receives and self.whole:
+            await self.clock.sleep(0.003)
+            self._move(0, 3)
+            return True
+        await self.clock.sleep(timeout_seconds)
+        return False
+
+    def forget(self) -> None:
+        self.echoes = False
 
     def _move(self, out: int, inward: int) -> None:
         out = out if self.takes else 0
@@ -159,6 +177,85 @@ def test_an_unplugged_cable_and_plugging_it_in_again() -> None:
         link.transmits = link.receives = True
         await link.play(30)
         assert not link.reports
+
+    scenario(play)
+
+
+def test_a_link_that_is_down_though_its_cable_cannot_be_pulled() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        link.transmits = False
+        link.detector.carrier(False, link.clock.monotonic())
+        await link.play(30)
+        assert not link.reports
+        link.plugged = True  # taken up by the user just now
+        await link.play(2.5)
+        assert not link.reports
+        await link.play(2)
+        assert [report.reason for report in link.reports] == [Reason.NO_PROGRESS]
+
+    scenario(play)
+
+
+def test_a_driver_that_resets_its_card_is_left_alone() -> None:
+    async def play(link: Link) -> None:
+        link.plugged = True
+        await loaded(link)
+        for _ in range(10):
+            link.detector.carrier(False, link.clock.monotonic())
+            await link.play(2)
+            link.detector.carrier(True, link.clock.monotonic())
+            await link.play(2)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_driver_that_loses_large_frames_only() -> None:
+    async def play(link: Link) -> None:
+        link.echoes = True
+        began = await loaded(link)
+        link.whole = False
+        await link.play(10)
+        assert [report.reason for report in link.reports] == [Reason.NO_ANSWER]
+        assert link.reports[0].noticed_at - began < 7
+        link.restart()
+        await link.play(30)
+        assert len(link.reports) == 1  # who echoes no more is not held against the driver again
+
+    scenario(play)
+
+
+def test_a_peer_that_never_echoed() -> None:
+    async def play(link: Link) -> None:
+        link.whole = False
+        await loaded(link)
+        await link.play(60)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_peer_that_vanishes_while_its_echo_is_awaited() -> None:
+    async def play(link: Link) -> None:
+        link.echoes = True
+        await loaded(link)
+        link.receives = False
+        await link.play(10)
+        assert [report.detail["why"] for report in link.reports] == ["no neighbour answers and nothing is received"]
+
+    scenario(play)
+
+
+def test_questions_for_echoes_keep_no_idle_link_awake() -> None:
+    async def play(link: Link) -> None:
+        link.echoes = True
+        await loaded(link)
+        link.out = link.inward = 0
+        await link.play(10)
+        before = link.counted["host_rx"]
+        await link.play(60)
+        assert link.counted["host_rx"] == before
 
     scenario(play)
 

@@ -163,12 +163,35 @@ def test_a_peer_that_answers_that_stops_and_that_comes_back(cable: Cable, versio
     assert ask(prober) is True
 
 
+def ask_for_echoes(prober: NeighbourProber, seconds: float = 2.0) -> bool | None:
+    return run(lambda: prober.echo(seconds))
+
+
+@needs_namespaces
+def test_whole_frames_are_missed_only_where_they_came_before(cable: Cable) -> None:
+    prober = NeighbourProber(cable.interface, SystemClock())
+    assert ask_for_echoes(prober) is None  # nobody was met yet
+    cable.meet(cable.far(4))
+    cable.peer("sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=1")
+    assert ask_for_echoes(prober, 0.3) is None  # this one may not echo at all
+    cable.peer("sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=0")
+    assert ask_for_echoes(prober) is True
+    cable.peer("ip", "link", "set", "far", "mtu", "600")  # drops what is larger, as a broken driver may
+    assert ask(prober) is True
+    assert ask_for_echoes(prober, 0.3) is False
+    prober.forget()
+    assert ask_for_echoes(prober, 0.3) is None
+    cable.peer("ip", "link", "set", "far", "mtu", "1500")
+    assert ask_for_echoes(prober) is True
+
+
 @needs_namespaces
 def test_an_interface_that_is_down_or_gone_cannot_be_asked(cable: Cable) -> None:
     prober = NeighbourProber(cable.interface, SystemClock())
     cable.meet(cable.far(4))
     subprocess.run(["ip", "link", "set", cable.interface, "down"], check=True)
     assert ask(prober) is None
+    assert ask_for_echoes(prober) is None
     subprocess.run(["ip", "link", "del", cable.interface], check=True)
     assert ask(prober) is None
 

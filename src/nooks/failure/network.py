@@ -7,6 +7,9 @@ silence alone proves nothing: a link may be idle, unplugged, one-way, or its pee
 - *Receive*: the driver's counter stands still while the host sends, or at once after a busy time (a download whose
   receiver has nothing to send).
 
+- *Whole frames*: while packets move, a neighbour is asked now and then to echo frames of several sizes. If one that did
+  answers small questions only, the driver loses or spoils what is larger.
+
 An unanswered probe must be confirmed by the counters: the domain took our question from the host, and yet nothing
 moved. A neighbour that vanished looks the same, so after one restart on this evidence the next needs proof that the
 link had worked since, or a pause that doubles.
@@ -32,6 +35,14 @@ class Prober(Protocol):
         """True: it answered. False: it didn't within ``timeout_seconds``. None: there is nobody to ask."""
         ...
 
+    async def echo(self, timeout_seconds: float) -> bool | None:
+        """Of whole frames: True: they came back. False: they don't any more. None: nobody is known to echo."""
+        ...
+
+    def forget(self) -> None:
+        """Echoes that were heard prove nothing any more."""
+        ...
+
 
 @dataclass(frozen=True)
 class NetworkLimits:
@@ -53,6 +64,14 @@ class NetworkLimits:
     """Transmission stands still this long with nobody to ask: drivers may count late, every two seconds or so."""
     unasked_packets: int = 5
     """... and at least so many packets wait."""
+    echo_seconds: float = 4.0
+    """So often whole frames are tried ..."""
+    echo_packets: int = 64
+    """... if at least so many packets moved since, of which the questions themselves may be a third."""
+    echo_patience: float = 3.0
+    """The second time an echo may take so many times longer: there may be much before it in queues."""
+    unplugged_seconds: float = 3.0
+    """A driver may reset its card; a link that stays down for longer is believed only if there is a cable to pull."""
     settle_seconds: float = 1.0
     """After a restart, or when the cable is plugged in, the other end may need this long."""
     trust_seconds: float = 1.0
@@ -139,6 +158,7 @@ class NetworkDetector:
         clock: for the times of verdicts.
         report: where they go.
         load: how many times longer an answer may take now.
+        plugged: whether the cable is known to be in and the interface up, whatever the driver says of its link.
     """
 
     def __init__(
@@ -149,28 +169,36 @@ class NetworkDetector:
         *,
         limits: NetworkLimits | None = None,
         load: Callable[[], float] = lambda: 1.0,
+        plugged: Callable[[], bool] = lambda: False,
     ) -> None:
         self._prober = prober
         self._clock = clock
         self._report = report
         self._limits = limits or NetworkLimits()
         self._load = load
+        self._plugged = plugged
         self._incarnation: int | None = None
         self._flow: _Flow | None = None
         self._question: _Question | None = None
         self._probing: asyncio.Task[None] | None = None
         self._carrier = True
+        self._carrier_since = 0.0
         self._quiet_until = 0.0
         self._trust = self._limits.trust_seconds
         self._proven = True
         self._retry = self._limits.retry_seconds
         self._next_verdict_at = 0.0
+        self._echo_at = 0.0
+        self._echo_before = 0
 
     def begin(self, incarnation: int, now: float) -> None:
         """``incarnation`` serves from now on."""
         self.end()
         self._incarnation = incarnation
+        self._carrier_since = now
         self._quiet_until = now + self._limits.settle_seconds
+        self._echo_at = self._quiet_until
+        self._echo_before = 0
 
     def end(self) -> None:
         """Nothing serves: nothing is judged, and a probe under way is dropped."""
@@ -189,10 +217,13 @@ class NetworkDetector:
             await asyncio.wait({probing})
 
     def carrier(self, up: bool, now: float) -> None:
-        """The cable was plugged in or out; without one nothing is expected to move."""
-        if up and not self._carrier:
+        """What the driver says of its link; without one nothing is expected to move."""
+        if up == self._carrier:
+            return
+        if up:
             self._quiet_until = now + self._limits.settle_seconds
         self._carrier = up
+        self._carrier_since = now
         self._flow = None
         self._question = None
 
@@ -210,7 +241,10 @@ class NetworkDetector:
             self._trust = self._limits.trust_seconds
         elif sample.nic_rx - self._flow.first.nic_rx >= self._limits.busy_packets:
             self._proven = True  # slowly, but it receives: if that ends, it ends anew
-        if self._probing is not None or not self._carrier:
+        if not self._carrier:
+            self._doubt(self._flow, now)
+            return
+        if self._probing is not None:
             return
         if self._question is not None and self._question.unanswered:
             self._confirm(self._flow, self._question, now)
@@ -218,6 +252,8 @@ class NetworkDetector:
             self._flow.busy_at = None
             self._question = _Question(now, sample)
             self._probing = asyncio.create_task(self._ask(self._question))
+        elif now >= self._echo_at and self._moved(sample) >= self._limits.echo_packets:
+            self._probing = asyncio.create_task(self._try_whole_frames(_Question(now, sample)))
 
     def _suspicious(self, flow: _Flow, now: float) -> bool:
         still = self._limits.still_seconds
@@ -225,6 +261,13 @@ class NetworkDetector:
         unanswered = flow.sent >= self._limits.sent_packets
         receive = now - flow.rx_moved_at >= still and (unanswered or flow.fell_silent(self._limits.ebb_seconds))
         return transmit or receive
+
+    def _doubt(self, flow: _Flow, now: float) -> None:
+        """The driver says that there is no link."""
+        if not self._plugged():
+            self._carrier_since = now
+        elif now - self._carrier_since >= self._limits.unplugged_seconds * max(1.0, self._load()):
+            self._verdict(Reason.NO_PROGRESS, "the driver says that the link is down, and the cable is in", flow, now)
 
     async def _ask(self, question: _Question) -> None:
         """Probe, and note what came of it; never raises but by cancellation."""
@@ -247,6 +290,33 @@ class NetworkDetector:
         else:
             self._quiet_until = now + self._limits.trust_seconds
             self._judge_unasked(self._flow, now)
+
+    def _moved(self, sample: Counters) -> int:
+        """Packets since the last echo; all there ever were if the driver counts anew."""
+        moved = sample.nic_rx + sample.nic_tx
+        return moved - self._echo_before if moved >= self._echo_before else moved
+
+    async def _try_whole_frames(self, question: _Question) -> None:
+        """Ask for echoes, twice if need be; never raises but by cancellation."""
+        timeout = self._limits.probe_seconds * max(1.0, self._load())
+        try:
+            whole = await self._prober.echo(timeout) is not False
+            whole = whole or await self._prober.echo(timeout * self._limits.echo_patience) is not False
+            near = None if whole else await self._prober.probe(timeout)
+        except OSError as error:
+            _log.warning("probe failed", error=str(error))
+            whole, near = True, None
+        self._probing = None
+        now = self._clock.monotonic()
+        self._echo_at = now + self._limits.echo_seconds
+        if self._flow is None:
+            return
+        self._echo_before = self._flow.last.nic_rx + self._flow.last.nic_tx
+        if near is False:
+            self._question = _Question(question.asked_at, question.before, unanswered=True)
+        elif near:
+            self._prober.forget()
+            self._verdict(Reason.NO_ANSWER, "a neighbour answers, and whole frames don't get through", self._flow, now)
 
     def _confirm(self, flow: _Flow, question: _Question, now: float) -> None:
         """The probe wasn't answered: do the counters agree?"""

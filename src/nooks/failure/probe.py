@@ -12,6 +12,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from nooks.failure.echo import EchoProber
 from nooks.failure.frames import ETH_ARP, ETH_IPV6, advertiser, arp_request, arp_sender, solicitation
 from nooks.failure.neighbours import Address, Neighbour, neighbours, own_addresses, source_for
 from nooks.host.clock import Clock
@@ -39,6 +40,7 @@ class NeighbourProber:
         self._clock = clock
         self._answered: dict[Address, float] = {}
         self._failed: dict[Address, float] = {}
+        self._echoes = EchoProber(interface, clock)
 
     async def probe(self, timeout_seconds: float) -> bool | None:
         """True: a neighbour answered. False: none did. None: nobody to ask, or the interface is down or gone."""
@@ -55,6 +57,19 @@ class NeighbourProber:
         if not answered:
             self._failed.update({question.address: now for question in questions})
         return bool(answered)
+
+    async def echo(self, timeout_seconds: float) -> bool | None:
+        """As the detector's Prober says."""
+        try:
+            known = self._worth_asking(socket.if_nametoindex(self._interface))
+        except OSError:
+            return None
+        addresses = [each.address for each in known if isinstance(each.address, ipaddress.IPv4Address)]
+        return await self._echoes.echo(addresses[:MOST_ASKED], timeout_seconds)
+
+    def forget(self) -> None:
+        """As the detector's Prober says."""
+        self._echoes.forget()
 
     async def _ask(self, wire: "_Wire", questions: list[_Question], timeout_seconds: float) -> set[Address]:
         """Raises OSError if not even one question could be sent."""

@@ -70,7 +70,7 @@ class NetworkSide:
         self._spec = spec
         self._clock = SystemClock()
         prober = NeighbourProber(spec.name, self._clock)
-        self._detector = NetworkDetector(prober, self._clock, report, load=load_factor)
+        self._detector = NetworkDetector(prober, self._clock, report, load=load_factor, plugged=self._plugged)
         self._storm = StormDetector(self._clock, report)
         self._ledger = ledger
         self._live = live
@@ -229,15 +229,18 @@ class NetworkSide:
     def counters(self, counters: dict[str, int]) -> None:
         """The agent's counters arrived."""
         now = self._clock.monotonic()
+        self._detector.carrier(self.shadow.link.carrier, now)
         self._detector.counters(counters, now)
         self._storm.counters(counters, now)
 
     def heard(self, message: Message) -> None:
         """The live agent says something."""
         if isinstance(message, Changed):
-            link = _link(message.state)
-            self._detector.carrier(link.carrier, self._clock.monotonic())
-            self.shadow.link_changed(link)
+            self.shadow.link_changed(_link(message.state))
+
+    def _plugged(self) -> bool:
+        """An emulated card's cable is never pulled; the user may have taken the interface down, though."""
+        return self._spec.emulated and bool(self.log.target().get("up", True))
 
     def _user_changed(self, settings: Settings) -> None:
         self.shadow.changed(settings)
