@@ -29,6 +29,8 @@ class Link:
         self.echoes = False
         self.whole = True
         self.plugged = False
+        self.deaf_peer = False
+        self.troubled: bool | None = None
         self.reports: list[FailureReport] = []
         self.detector = NetworkDetector(self, self.clock, self.reports.append, plugged=lambda: self.plugged)
         self._every = every_beats
@@ -43,13 +45,14 @@ class Link:
         self.transmits = self.receives = self.takes = True
         self.detector.begin(self.incarnation, self.clock.monotonic())
 
-    async def probe(self, timeout_seconds: float) -> bool | None:
+    async def probe(self, timeout_seconds: float, *, again: bool = False) -> bool | None:
         """The question is a packet like any other; it is answered if everything on the way works."""
         self.asked += 1
+        del again
         if self.peer is None:
             return None
         self._move(1, 0)
-        if self.peer and self.takes and self.transmits and self.receives:
+        if self.peer and not self.deaf_peer and self.takes and self.transmits and self.receives:
             await self.clock.sleep(0.003)
             self._move(0, 1)
             return True
@@ -68,6 +71,10 @@ class Link:
         await self.clock.sleep(timeout_seconds)
         return False
 
+    async def trouble(self, timeout_seconds: float) -> bool | None:
+        del timeout_seconds
+        return self.troubled
+
     def forget(self) -> None:
         self.echoes = False
 
@@ -78,6 +85,10 @@ class Link:
         inward = inward if self.receives else 0
         self.counted["nic_rx"] += inward
         self.counted["host_tx"] += inward
+
+    def move_in(self, packets: int) -> None:
+        """The peer says something of its own accord."""
+        self._move(0, packets)
 
     async def play(self, seconds: float) -> None:
         """Let traffic flow; stops at the first report."""
@@ -256,6 +267,68 @@ def test_questions_for_echoes_keep_no_idle_link_awake() -> None:
         before = link.counted["host_rx"]
         await link.play(60)
         assert link.counted["host_rx"] == before
+
+    scenario(play)
+
+
+def test_tcp_that_has_to_send_most_again() -> None:
+    async def play(link: Link) -> None:
+        began = await loaded(link)
+        link.troubled = True
+        await link.play(12)
+        assert [report.reason for report in link.reports] == [Reason.NO_ANSWER]
+        assert link.reports[0].noticed_at - began < 10
+        link.restart()
+        await link.play(300)
+        assert len(link.reports) == 1  # it is not the driver
+        link.troubled = False
+        await link.play(10)
+        link.troubled = True
+        await link.play(20)
+        assert len(link.reports) == 2
+
+    scenario(play)
+
+
+def test_a_moment_of_loss_is_no_failure() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        for _ in range(10):
+            link.troubled = True
+            await link.play(4)
+            link.troubled = None
+            await link.play(8)
+        assert not link.reports
+
+    scenario(play)
+
+
+def test_a_driver_that_sends_nothing_and_still_receives_what_the_peer_repeats() -> None:
+    async def play(link: Link) -> None:
+        began = await loaded(link)
+        link.deaf_peer = True
+        link.out, link.inward = 1, 0
+        for _ in range(20):
+            link.move_in(1)
+            await link.play(1)
+        assert [report.reason for report in link.reports] == [Reason.NO_ANSWER]
+        assert link.reports[0].noticed_at - began < 7
+
+    scenario(play)
+
+
+def test_a_neighbour_that_answers_late_once() -> None:
+    async def play(link: Link) -> None:
+        await loaded(link)
+        link.out, link.inward = 1, 0
+        link.deaf_peer = True
+        await link.play(1)
+        link.move_in(1)
+        await link.play(0.7)
+        link.deaf_peer = False
+        link.inward = 1
+        await link.play(30)
+        assert not link.reports
 
     scenario(play)
 

@@ -8,6 +8,8 @@ import secrets
 import socket
 import struct
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +185,44 @@ def test_whole_frames_are_missed_only_where_they_came_before(cable: Cable) -> No
     assert ask_for_echoes(prober, 0.3) is None
     cable.peer("ip", "link", "set", "far", "mtu", "1500")
     assert ask_for_echoes(prober) is True
+
+
+_SINK = """
+import socket
+with socket.create_server(("", 5001)) as server:
+    print("ready", flush=True)
+    connection = server.accept()[0]
+    while connection.recv(65536):
+        pass
+"""
+
+
+def tcp_gets_nowhere(cable: Cable, prober: NeighbourProber) -> None:
+    with socket.create_connection((cable.far(4), 5001), timeout=20) as connection:
+        assert run(lambda: prober.trouble(2.0)) is not True
+        connection.sendall(bytes(3_000_000))
+        assert run(lambda: prober.trouble(2.0)) is False
+        cable.peer("ip", "link", "set", "far", "mtu", "100")
+        connection.send(bytes(1000))
+        deadline = time.monotonic() + 20
+        while run(lambda: prober.trouble(2.0)) is not True:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        cable.peer("ip", "link", "set", "far", "arp", "off")
+        assert run(lambda: prober.trouble(0.6)) is None  # a neighbour that doesn't answer may be gone
+
+
+@needs_namespaces
+def test_tcp_that_gets_nowhere_with_a_neighbour_that_answers(cable: Cable) -> None:
+    prober = NeighbourProber(cable.interface, SystemClock())
+    command = ["ip", "netns", "exec", cable.namespace, sys.executable, "-c", _SINK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sink:
+        assert sink.stdout is not None
+        assert sink.stdout.readline() == b"ready\n"
+        try:
+            tcp_gets_nowhere(cable, prober)
+        finally:
+            sink.kill()
 
 
 @needs_namespaces

@@ -35,16 +35,16 @@ class Neighbour:
 def neighbours(index: int) -> list[Neighbour]:
     """Those that the kernel holds for usable on the interface with that index, latest first. Raises OSError."""
     found: list[Neighbour] = []
-    for body in _dump(_RTM_GETNEIGH, struct.pack("=BxxxiHBB", socket.AF_UNSPEC, 0, 0, 0, 0)):
+    for body in dump(_RTM_GETNEIGH, struct.pack("=BxxxiHBB", socket.AF_UNSPEC, 0, 0, 0, 0)):
         family, where, state = struct.unpack_from("=BxxxiH", body)
-        attributes = dict(_attributes(body[12:]))
-        if where != index or not state & _NUD_USABLE or not {_NDA_DST, _NDA_LLADDR} <= set(attributes):
+        parts = dict(attributes(body[12:]))
+        if where != index or not state & _NUD_USABLE or not {_NDA_DST, _NDA_LLADDR} <= set(parts):
             continue
-        address = _address(family, attributes[_NDA_DST])
-        hardware = attributes[_NDA_LLADDR]
+        address = address_of(family, parts[_NDA_DST])
+        hardware = parts[_NDA_LLADDR]
         if address is None or len(hardware) != 6 or address.is_multicast:
             continue
-        ticks = struct.unpack_from("=I", attributes.get(_NDA_CACHEINFO, b"\xff" * 16))[0]
+        ticks = struct.unpack_from("=I", parts.get(_NDA_CACHEINFO, b"\xff" * 16))[0]
         found.append(Neighbour(address, hardware, ticks / _TICKS_PER_SECOND))
     return sorted(found, key=lambda neighbour: neighbour.confirmed_seconds)
 
@@ -52,10 +52,10 @@ def neighbours(index: int) -> list[Neighbour]:
 def own_addresses(index: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
     """The interface's own addresses with their prefixes. Raises OSError."""
     found: list[ipaddress.IPv4Interface | ipaddress.IPv6Interface] = []
-    for body in _dump(_RTM_GETADDR, struct.pack("=BBBBi", socket.AF_UNSPEC, 0, 0, 0, 0)):
+    for body in dump(_RTM_GETADDR, struct.pack("=BBBBi", socket.AF_UNSPEC, 0, 0, 0, 0)):
         family, prefix, _, _, where = struct.unpack_from("=BBBBi", body)
-        attributes = dict(_attributes(body[8:]))
-        address = _address(family, attributes.get(_IFA_LOCAL, attributes.get(_IFA_ADDRESS, b"")))
+        parts = dict(attributes(body[8:]))
+        address = address_of(family, parts.get(_IFA_LOCAL, parts.get(_IFA_ADDRESS, b"")))
         if where == index and address is not None:
             found.append(ipaddress.ip_interface((address, prefix)))
     return found
@@ -74,7 +74,8 @@ def source_for(target: Address, own: list[ipaddress.IPv4Interface | ipaddress.IP
     return next((interface.ip for interface in own if interface.version == 6 and interface.ip.is_link_local), None)
 
 
-def _address(family: int, data: bytes) -> Address | None:
+def address_of(family: int, data: bytes) -> Address | None:
+    """An address as the kernel gives it; None if it is of another family."""
     if family == socket.AF_INET and len(data) == 4:
         return ipaddress.IPv4Address(data)
     if family == socket.AF_INET6 and len(data) == 16:
@@ -82,9 +83,9 @@ def _address(family: int, data: bytes) -> Address | None:
     return None
 
 
-def _dump(kind: int, request: bytes) -> Iterator[bytes]:
-    """The bodies of a dump's messages. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+def dump(kind: int, request: bytes, protocol: int = socket.NETLINK_ROUTE) -> Iterator[bytes]:
+    """The bodies of a netlink dump's messages. Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as netlink:
         netlink.bind((0, 0))
         netlink.settimeout(1.0)
         netlink.send(struct.pack("=IHHII", 16 + len(request), kind, _REQUEST_DUMP, 1, 0) + request)
@@ -102,7 +103,8 @@ def _dump(kind: int, request: bytes) -> Iterator[bytes]:
                 offset += (length + 3) & ~3
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a netlink message: kind and value."""
     offset = 0
     while offset + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, offset)

@@ -9,6 +9,7 @@ silence alone proves nothing: a link may be idle, unplugged, one-way, or its pee
 
 - *Whole frames*: while packets move, a neighbour is asked now and then to echo frames of several sizes. If one that did
   answers small questions only, the driver loses or spoils what is larger.
+- *TCP*: the host's connections with a neighbour that answers have to send most segments again, look after look.
 
 An unanswered probe must be confirmed by the counters: the domain took our question from the host, and yet nothing
 moved. A neighbour that vanished looks the same, so after one restart on this evidence the next needs proof that the
@@ -22,6 +23,7 @@ from typing import Protocol
 
 import structlog
 
+from nooks.failure.flow import Counters, Flow
 from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.host.clock import Clock
 
@@ -31,12 +33,19 @@ _log = structlog.get_logger(__name__)
 class Prober(Protocol):
     """Asks a neighbour that answered recently for a sign of life."""
 
-    async def probe(self, timeout_seconds: float) -> bool | None:
-        """True: it answered. False: it didn't within ``timeout_seconds``. None: there is nobody to ask."""
+    async def probe(self, timeout_seconds: float, *, again: bool = False) -> bool | None:
+        """True: it answered. False: it didn't within ``timeout_seconds``. None: there is nobody to ask.
+
+        ``again``: those that failed to answer are asked as well.
+        """
         ...
 
     async def echo(self, timeout_seconds: float) -> bool | None:
         """Of whole frames: True: they came back. False: they don't any more. None: nobody is known to echo."""
+        ...
+
+    async def trouble(self, timeout_seconds: float) -> bool | None:
+        """True: TCP sends most again, since the last look, to a neighbour that answers. False: it fares well."""
         ...
 
     def forget(self) -> None:
@@ -60,16 +69,22 @@ class NetworkLimits:
     """How long a neighbour has for its answer on an idle machine."""
     stuck_seconds: float = 1.5
     """The domain beats and yet doesn't take the question from the host for this long."""
+    lonely_seconds: float = 3.0
+    """A few packets may come in without an answer for this long: a driver that sends nothing still receives."""
     unasked_seconds: float = 4.5
     """Transmission stands still this long with nobody to ask: drivers may count late, every two seconds or so."""
     unasked_packets: int = 5
     """... and at least so many packets wait."""
-    echo_seconds: float = 4.0
+    echo_seconds: float = 2.5
     """So often whole frames are tried ..."""
-    echo_packets: int = 64
-    """... if at least so many packets moved since, of which the questions themselves may be a third."""
+    echo_packets: int = 20
+    """... if at least so many packets moved since; the questions themselves and their answers are eight."""
     echo_patience: float = 3.0
     """The second time an echo may take so many times longer: there may be much before it in queues."""
+    trouble_looks: int = 2
+    """TCP in trouble in so many looks in a row convicts ..."""
+    trouble_retry_seconds: float = 60.0
+    """... but not again so soon, and not before it fared well."""
     unplugged_seconds: float = 3.0
     """A driver may reset its card; a link that stays down for longer is believed only if there is a cable to pull."""
     settle_seconds: float = 1.0
@@ -80,65 +95,6 @@ class NetworkLimits:
     retry_seconds: float = 60.0
     longest_retry_seconds: float = 3600.0
     """The pause between restarts that didn't help."""
-
-
-@dataclass(frozen=True)
-class Counters:
-    """Packets: what the domain took from (``host_rx``) and gave to the host, what the driver sent and received."""
-
-    host_rx: int
-    host_tx: int
-    nic_rx: int
-    nic_tx: int
-
-    @classmethod
-    def parse(cls, counters: Mapping[str, int]) -> "Counters | None":
-        """None if one of the four is missing: not every heartbeat carries them."""
-        try:
-            return cls(counters["host_rx"], counters["host_tx"], counters["nic_rx"], counters["nic_tx"])
-        except KeyError:
-            return None
-
-    def went_back(self, before: "Counters") -> bool:
-        """A driver that resets its card may begin to count anew."""
-        return self.host_rx < before.host_rx or self.nic_rx < before.nic_rx or self.nic_tx < before.nic_tx
-
-
-@dataclass
-class _Flow:
-    """What moved, and since when what stands still; ``first`` is the first sample since the driver counts."""
-
-    first: Counters
-    last: Counters
-    tx_moved_at: float
-    rx_moved_at: float
-    waiting: int = 0
-    sent: int = 0
-    busy_at: float | None = None
-
-    def take(self, sample: Counters, now: float, busy_packets: int) -> bool:
-        """Account for a sample; returns whether the link was busy receiving."""
-        handed, sent, received = (
-            sample.host_rx - self.last.host_rx,
-            sample.nic_tx - self.last.nic_tx,
-            sample.nic_rx - self.last.nic_rx,
-        )
-        self.last = sample
-        busy = received >= busy_packets
-        if sent:
-            self.tx_moved_at, self.waiting = now, 0
-        else:
-            self.waiting += handed
-        if received:
-            self.rx_moved_at, self.sent = now, 0
-            self.busy_at = now if busy else self.busy_at
-        else:
-            self.sent += handed
-        return busy
-
-    def fell_silent(self, within_seconds: float) -> bool:
-        """Whether the last that was received was (about) the end of a busy time."""
-        return self.busy_at is not None and self.rx_moved_at - self.busy_at <= within_seconds
 
 
 @dataclass(frozen=True)
@@ -178,7 +134,7 @@ class NetworkDetector:
         self._load = load
         self._plugged = plugged
         self._incarnation: int | None = None
-        self._flow: _Flow | None = None
+        self._flow: Flow | None = None
         self._question: _Question | None = None
         self._probing: asyncio.Task[None] | None = None
         self._carrier = True
@@ -190,6 +146,9 @@ class NetworkDetector:
         self._next_verdict_at = 0.0
         self._echo_at = 0.0
         self._echo_before = 0
+        self._troubles = 0
+        self._fared_well = True
+        self._trouble_at = 0.0
 
     def begin(self, incarnation: int, now: float) -> None:
         """``incarnation`` serves from now on."""
@@ -199,6 +158,7 @@ class NetworkDetector:
         self._quiet_until = now + self._limits.settle_seconds
         self._echo_at = self._quiet_until
         self._echo_before = 0
+        self._troubles = 0
 
     def end(self) -> None:
         """Nothing serves: nothing is judged, and a probe under way is dropped."""
@@ -233,7 +193,7 @@ class NetworkDetector:
         if self._incarnation is None or sample is None:
             return
         if self._flow is None or sample.went_back(self._flow.last):
-            self._flow = _Flow(sample, sample, now, now)
+            self._flow = Flow(sample, sample, now, now)
             self._question = None
             return
         if self._flow.take(sample, now, self._limits.busy_packets):
@@ -255,14 +215,14 @@ class NetworkDetector:
         elif now >= self._echo_at and self._moved(sample) >= self._limits.echo_packets:
             self._probing = asyncio.create_task(self._try_whole_frames(_Question(now, sample)))
 
-    def _suspicious(self, flow: _Flow, now: float) -> bool:
+    def _suspicious(self, flow: Flow, now: float) -> bool:
         still = self._limits.still_seconds
         transmit = flow.waiting > 0 and now - flow.tx_moved_at >= still
         unanswered = flow.sent >= self._limits.sent_packets
         receive = now - flow.rx_moved_at >= still and (unanswered or flow.fell_silent(self._limits.ebb_seconds))
         return transmit or receive
 
-    def _doubt(self, flow: _Flow, now: float) -> None:
+    def _doubt(self, flow: Flow, now: float) -> None:
         """The driver says that there is no link."""
         if not self._plugged():
             self._carrier_since = now
@@ -303,22 +263,28 @@ class NetworkDetector:
             whole = await self._prober.echo(timeout) is not False
             whole = whole or await self._prober.echo(timeout * self._limits.echo_patience) is not False
             near = None if whole else await self._prober.probe(timeout)
+            trouble = await self._prober.trouble(timeout) if whole else None
         except OSError as error:
             _log.warning("probe failed", error=str(error))
-            whole, near = True, None
+            whole, near, trouble = True, None, None
         self._probing = None
         now = self._clock.monotonic()
         self._echo_at = now + self._limits.echo_seconds
         if self._flow is None:
             return
         self._echo_before = self._flow.last.nic_rx + self._flow.last.nic_tx
+        self._fared_well = self._fared_well or trouble is False
+        self._troubles = self._troubles + 1 if trouble else 0
         if near is False:
             self._question = _Question(question.asked_at, question.before, unanswered=True)
         elif near:
             self._prober.forget()
             self._verdict(Reason.NO_ANSWER, "a neighbour answers, and whole frames don't get through", self._flow, now)
+        elif self._troubles >= self._limits.trouble_looks and self._fared_well and now >= self._trouble_at:
+            self._fared_well, self._trouble_at = False, now + self._limits.trouble_retry_seconds
+            self._verdict(Reason.NO_ANSWER, "a neighbour answers, and TCP sends most of it again", self._flow, now)
 
-    def _confirm(self, flow: _Flow, question: _Question, now: float) -> None:
+    def _confirm(self, flow: Flow, question: _Question, now: float) -> None:
         """The probe wasn't answered: do the counters agree?"""
         if flow.last.host_rx == question.before.host_rx:
             if now - question.asked_at >= self._limits.stuck_seconds:
@@ -327,11 +293,26 @@ class NetworkDetector:
             self._verdict(Reason.NO_PROGRESS, "the driver sends nothing", flow, now)
         elif flow.last.nic_rx == question.before.nic_rx:
             self._verdict(Reason.NO_ANSWER, "no neighbour answers and nothing is received", flow, now)
-        else:
+        elif flow.last.nic_rx - question.before.nic_rx >= self._limits.busy_packets:
             self._question = None
             self._quiet_until = now + self._limits.trust_seconds
+        elif now - question.asked_at >= self._limits.lonely_seconds:
+            self._probing = asyncio.create_task(self._ask_again(question))
 
-    def _judge_unasked(self, flow: _Flow, now: float) -> None:
+    async def _ask_again(self, question: _Question) -> None:
+        """Nobody answered, but something is received; never raises but by cancellation."""
+        answered = await self._prober.probe(self._limits.probe_seconds * max(1.0, self._load()), again=True)
+        self._probing = None
+        now = self._clock.monotonic()
+        if self._question is not question or self._flow is None:
+            return
+        self._question = None
+        self._quiet_until = now + self._limits.trust_seconds
+        if not answered:  # the kernel may have given those up who answered not long ago
+            why = "no neighbour answers, and hardly anything is received"
+            self._verdict(Reason.NO_ANSWER, why, self._flow, now)
+
+    def _judge_unasked(self, flow: Flow, now: float) -> None:
         """Nobody can be asked: only a long standstill of a counter that is known to count convicts."""
         still = now - flow.tx_moved_at >= self._limits.unasked_seconds
         if still and flow.waiting >= self._limits.unasked_packets and flow.last.nic_tx > 0:
@@ -342,7 +323,7 @@ class NetworkDetector:
         self._retry = self._limits.retry_seconds
         self._quiet_until = now + quiet_seconds
 
-    def _verdict(self, reason: Reason, why: str, flow: _Flow, now: float) -> None:
+    def _verdict(self, reason: Reason, why: str, flow: Flow, now: float) -> None:
         self._question = None
         if self._incarnation is None:
             return

@@ -12,6 +12,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from nooks.failure.connections import Connections
 from nooks.failure.echo import EchoProber
 from nooks.failure.frames import ETH_ARP, ETH_IPV6, advertiser, arp_request, arp_sender, solicitation
 from nooks.failure.neighbours import Address, Neighbour, neighbours, own_addresses, source_for
@@ -41,22 +42,45 @@ class NeighbourProber:
         self._answered: dict[Address, float] = {}
         self._failed: dict[Address, float] = {}
         self._echoes = EchoProber(interface, clock)
+        self._connections = Connections()
 
-    async def probe(self, timeout_seconds: float) -> bool | None:
-        """True: a neighbour answered. False: none did. None: nobody to ask, or the interface is down or gone."""
+    async def probe(self, timeout_seconds: float, *, again: bool = False) -> bool | None:
+        """True: a neighbour answered. False: none did. None: nobody to ask, or the interface is down or gone.
+
+        ``again``: those that failed to answer are asked as well.
+        """
+        if again:
+            self._failed.clear()
         try:
-            questions = self._questions()
-            if not questions:
-                return None
-            with _Wire(self._interface, {question.address for question in questions}) as wire:
-                answered = await self._ask(wire, questions, timeout_seconds)
+            answered = await self._asked(self._questions(), timeout_seconds)
         except OSError:
             return None
+        return bool(answered) if answered is not None else None
+
+    async def trouble(self, timeout_seconds: float) -> bool | None:
+        """As the detector's Prober says."""
+        try:
+            index = socket.if_nametoindex(self._interface)
+            known = {each.address for each in neighbours(index)}
+            own = {each.ip for each in own_addresses(index)}
+            troubled, fine = self._connections.look(own, known)
+            questions = [each for each in self._questions() if each.address in troubled]
+            answered = await self._asked(questions, timeout_seconds)
+        except OSError:
+            return None
+        return True if answered else False if fine else None
+
+    async def _asked(self, questions: list[_Question], timeout_seconds: float) -> set[Address] | None:
+        """Those who answered; None if there is nobody to ask. Raises OSError."""
+        if not questions:
+            return None
+        with _Wire(self._interface, {question.address for question in questions[:MOST_ASKED]}) as wire:
+            answered = await self._ask(wire, questions[:MOST_ASKED], timeout_seconds)
         now = self._clock.monotonic()
         self._answered.update(dict.fromkeys(answered, now))
         if not answered:
-            self._failed.update({question.address: now for question in questions})
-        return bool(answered)
+            self._failed.update({question.address: now for question in questions[:MOST_ASKED]})
+        return answered
 
     async def echo(self, timeout_seconds: float) -> bool | None:
         """As the detector's Prober says."""
@@ -97,7 +121,7 @@ class NeighbourProber:
             else:
                 continue
             questions.append(_Question(neighbour.address, frames))
-        return questions[:MOST_ASKED]
+        return questions
 
     def _worth_asking(self, index: int) -> list[Neighbour]:
         now = self._clock.monotonic()
