@@ -188,41 +188,49 @@ def test_whole_frames_are_missed_only_where_they_came_before(cable: Cable) -> No
 
 
 _SINK = """
-import socket
+import ctypes, select, socket, struct, sys
+nothing = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))  # BPF: return 0
 with socket.create_server(("", 5001)) as server:
     print("ready", flush=True)
     connection = server.accept()[0]
-    while connection.recv(65536):
-        pass
+    while sys.stdin not in select.select([connection, sys.stdin], [], [])[0]:
+        connection.recv(65536)
+    connection.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(nothing)))  # SO_ATTACH_FILTER
+    print("deaf", flush=True)
+    sys.stdin.readline()
+    select.select([], [], [])
 """
-
-
-def tcp_gets_nowhere(cable: Cable, prober: NeighbourProber) -> None:
-    with socket.create_connection((cable.far(4), 5001), timeout=20) as connection:
-        assert run(lambda: prober.trouble(2.0)) is not True
-        connection.sendall(bytes(3_000_000))
-        assert run(lambda: prober.trouble(2.0)) is False
-        cable.peer("ip", "link", "set", "far", "mtu", "100")
-        connection.send(bytes(1000))
-        deadline = time.monotonic() + 20
-        while run(lambda: prober.trouble(2.0)) is not True:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        cable.peer("ip", "link", "set", "far", "arp", "off")
-        assert run(lambda: prober.trouble(0.6)) is None  # a neighbour that doesn't answer may be gone
 
 
 @needs_namespaces
 def test_tcp_that_gets_nowhere_with_a_neighbour_that_answers(cable: Cable) -> None:
     prober = NeighbourProber(cable.interface, SystemClock())
     command = ["ip", "netns", "exec", cable.namespace, sys.executable, "-c", _SINK]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as sink:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sink:
+        assert sink.stdin is not None
         assert sink.stdout is not None
-        assert sink.stdout.readline() == b"ready\n"
         try:
-            tcp_gets_nowhere(cable, prober)
+            assert sink.stdout.readline() == b"ready\n"
+            with socket.create_connection((cable.far(4), 5001), timeout=20) as connection:
+                assert run(lambda: prober.trouble(2.0)) is not True
+                connection.sendall(bytes(3_000_000))
+                assert run(lambda: prober.trouble(2.0)) is False
+                sink.stdin.write(b"\n")
+                sink.stdin.flush()
+                assert sink.stdout.readline() == b"deaf\n"
+                connection.send(bytes(1000))
+                until_in_trouble(prober)
+                cable.peer("ip", "link", "set", "far", "arp", "off")
+                assert run(lambda: prober.trouble(0.6)) is None  # one that doesn't answer may be gone
         finally:
             sink.kill()
+
+
+def until_in_trouble(prober: NeighbourProber) -> None:
+    deadline = time.monotonic() + 20
+    while run(lambda: prober.trouble(2.0)) is not True:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @needs_namespaces
