@@ -19,7 +19,7 @@ def main() -> None:
 
 def obey(order: dict[str, Any]) -> None:
     if order["trial"] == LINGERS:
-        subprocess.Popen(["sleep", "300"])
+        subprocess.Popen(["sleep", f"300.{os.getppid()}"])
     if order["trial"] in (DIES, LINGERS):
         print("boom", flush=True)
         os._exit(3)

@@ -62,7 +62,7 @@ def test_a_worker_that_hangs_is_given_up(hands: Hands, monkeypatch: pytest.Monke
 def test_what_a_dead_worker_started_ends_with_it(hands: Hands) -> None:
     hands.run(order(LINGERS))
     deadline = time.monotonic() + 5
-    while any(command_line(pid) == ["sleep", "300"] for pid in all_pids()):
+    while any(command_line(pid) == ["sleep", f"300.{os.getpid()}"] for pid in all_pids()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
