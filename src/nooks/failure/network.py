@@ -79,8 +79,8 @@ class NetworkLimits:
     """So often whole frames are tried ..."""
     echo_packets: int = 20
     """... if at least so many packets moved since; the questions themselves and their answers are eight."""
-    echo_patience: float = 3.0
-    """The second time an echo may take so many times longer: there may be much before it in queues."""
+    echo_patience_seconds: float = 1.5
+    """The second time an echo may take so long at least: there may be much before it in queues."""
     trouble_looks: int = 2
     """TCP in trouble in so many looks in a row convicts ..."""
     trouble_retry_seconds: float = 60.0
@@ -261,7 +261,7 @@ class NetworkDetector:
         timeout = self._limits.probe_seconds * max(1.0, self._load())
         try:
             whole = await self._prober.echo(timeout) is not False
-            whole = whole or await self._prober.echo(timeout * self._limits.echo_patience) is not False
+            whole = whole or await self._prober.echo(max(timeout, self._limits.echo_patience_seconds)) is not False
             near = None if whole else await self._prober.probe(timeout)
             trouble = await self._prober.trouble(timeout) if whole else None
         except OSError as error:
