@@ -61,7 +61,7 @@ def isolation_chart(drivers: Mapping[str, Mapping[str, Any]]) -> bytes:
 def recovery_chart(drivers: Mapping[str, Mapping[str, Any]]) -> bytes:
     """What became of the trials in which the domain failed or the application erred, per driver."""
     shown = {name: of for name, of in drivers.items() if of["with_effect"]}
-    figure, axes = _figure(0.6 * len(shown) + 1.9)
+    figure, axes = _figure(0.75 * len(shown) + 1.9)
     for row, of in enumerate(shown.values()):
         begin = 0.0
         for verdict, _, colour in RECOVERY:
@@ -73,13 +73,23 @@ def recovery_chart(drivers: Mapping[str, Mapping[str, Any]]) -> bytes:
             begin += share
         low, high = of["automatic_interval"]
         said = f"{100 * of['automatic']:.1f}% automatic\n95% interval {100 * low:.1f} to {100 * high:.1f}"
-        _text(axes, row, 100, said)
+        _text(axes, row, 100, said + _exceptions(of["verdicts"]))
     for _, label, colour in RECOVERY:
         axes.barh(0, 0, color=colour, label=label)
     figure.legend(loc="outside lower center", ncol=2, frameon=False)
     axes.set_title("Recovery: what became of the failures", loc="left")
     _finish(axes, shown, "% of the trials in which the domain failed or the application erred", room=36)
     return _png(figure)
+
+
+def _exceptions(verdicts: Mapping[str, int]) -> str:
+    """How many were not recovered as they should, a line each; a bar of one trial is easily overlooked."""
+    words = {
+        Verdict.RECOVERED_WITH_ERROR: "with an error",
+        Verdict.UNDETECTED: "not noticed",
+        Verdict.NOT_RECOVERED: "not recovered",
+    }
+    return "".join(f"\n{verdicts[verdict]} {said}" for verdict, said in words.items() if verdicts[verdict])
 
 
 def times_chart(trials: Sequence[Record]) -> bytes:
