@@ -137,6 +137,7 @@ class NetworkDetector:
         self._flow: Flow | None = None
         self._question: _Question | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._trying: asyncio.Task[None] | None = None
         self._carrier = True
         self._carrier_since = 0.0
         self._quiet_until = 0.0
@@ -165,16 +166,17 @@ class NetworkDetector:
         self._incarnation = None
         self._flow = None
         self._question = None
-        if self._probing is not None:
-            self._probing.cancel()
-            self._probing = None
+        for task in (self._probing, self._trying):
+            if task is not None:
+                task.cancel()
+        self._probing = self._trying = None
 
     async def close(self) -> None:
         """End, and wait until the probe under way has ended as well."""
-        probing = self._probing
+        tasks = {task for task in (self._probing, self._trying) if task is not None}
         self.end()
-        if probing is not None:
-            await asyncio.wait({probing})
+        if tasks:
+            await asyncio.wait(tasks)
 
     def carrier(self, up: bool, now: float) -> None:
         """What the driver says of its link; without one nothing is expected to move."""
@@ -204,6 +206,8 @@ class NetworkDetector:
         if not self._carrier:
             self._doubt(self._flow, now)
             return
+        if self._trying is None and now >= self._echo_at and self._moved(sample) >= self._limits.echo_packets:
+            self._trying = asyncio.create_task(self._try_whole_frames(_Question(now, sample)))
         if self._probing is not None:
             return
         if self._question is not None and self._question.unanswered:
@@ -212,8 +216,6 @@ class NetworkDetector:
             self._flow.busy_at = None
             self._question = _Question(now, sample)
             self._probing = asyncio.create_task(self._ask(self._question))
-        elif now >= self._echo_at and self._moved(sample) >= self._limits.echo_packets:
-            self._probing = asyncio.create_task(self._try_whole_frames(_Question(now, sample)))
 
     def _suspicious(self, flow: Flow, now: float) -> bool:
         still = self._limits.still_seconds
@@ -262,12 +264,12 @@ class NetworkDetector:
         try:
             whole = await self._prober.echo(timeout) is not False
             whole = whole or await self._prober.echo(max(timeout, self._limits.echo_patience_seconds)) is not False
-            near = None if whole else await self._prober.probe(timeout)
+            near = None if whole else await self._prober.probe(timeout, again=True)
             trouble = await self._prober.trouble(timeout) if whole else None
         except OSError as error:
             _log.warning("probe failed", error=str(error))
             whole, near, trouble = True, None, None
-        self._probing = None
+        self._trying = None
         now = self._clock.monotonic()
         self._echo_at = now + self._limits.echo_seconds
         if self._flow is None:
@@ -275,7 +277,7 @@ class NetworkDetector:
         self._echo_before = self._flow.last.nic_rx + self._flow.last.nic_tx
         self._fared_well = self._fared_well or trouble is False
         self._troubles = self._troubles + 1 if trouble else 0
-        if near is False:
+        if near is False and self._question is None:
             self._question = _Question(question.asked_at, question.before, unanswered=True)
         elif near:
             self._prober.forget()
