@@ -228,7 +228,7 @@ class NetworkDetector:
         """The driver says that there is no link."""
         if not self._plugged():
             self._carrier_since = now
-        elif now - self._carrier_since >= self._limits.unplugged_seconds * max(1.0, self._load()):
+        elif now - self._carrier_since >= self._limits.unplugged_seconds * min(2.0, self._load()):
             self._verdict(Reason.NO_PROGRESS, "the driver says that the link is down, and the cable is in", flow, now)
 
     async def _ask(self, question: _Question) -> None:
