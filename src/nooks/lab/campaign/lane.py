@@ -114,9 +114,9 @@ class Lane:
             outage = application.gauge.longest_pause(injected_at, time.time())
         with contextlib.suppress(NooksError):
             faults = await product.injected()
-        since = [event for event in product.journal.events if event.time >= injected_at]
         works = not errors or await self._works(order, product)
         state = await _settled_state(product)
+        since = await _events_since(product, injected_at, state)
         observation = Observation(since, state, errors, works, outage, injected_at, faults)
         record = _record(order, status, self._around.workload, observation)
         if record["domain"] == "failed":
@@ -169,6 +169,14 @@ async def _settled_state(product: Product) -> str:
         if state not in ("recovering", "starting") or time.monotonic() > deadline:
             return state
         await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _events_since(product: Product, begin: float, state: str) -> list[Event]:
+    """The journal's events since ``begin``; those of a nook that runs again tell how it came to, perhaps late."""
+    failed = [event.time for event in product.journal.events if event.time >= begin and event.event == "failed"]
+    if failed and state == "running":
+        await product.journal.wait(lambda event: event.event == "resumed" and event.time >= failed[-1], RESUME_SECONDS)
+    return [event for event in product.journal.events if event.time >= begin]
 
 
 async def _stop(product: Product) -> None:
