@@ -191,6 +191,10 @@ class SoundSide:
         device = self._spec.parsed_device
         return sound_card(device.model, device.options)
 
+    def model_ends(self) -> dict[str, int]:
+        """Nothing: a model's samples go into files that its device names."""
+        return {}
+
     @contextlib.contextmanager
     def launching(self, bay: int, *, serving: bool) -> Generator[Mapping[str, int]]:
         """Each domain gets a port of its own."""
