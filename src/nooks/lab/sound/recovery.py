@@ -29,6 +29,7 @@ COUNT = 50
 SPARE_SECONDS = 20.0
 BREATH_SECONDS = (0.6, 1.2)
 SETTLE_SECONDS = 0.8
+POLL_SECONDS = 0.05
 SECONDS_EACH = 12.0
 """So much music is there for each failure; what is too much is not played."""
 
@@ -98,6 +99,7 @@ async def _run(
         "flags": flags,
         "rate": rate,
         "wanted": len(ways),
+        "unasked_failures": int(status["failures"]) - len(heard.trials),
         "nook": started,
         "status": status,
         "spare": spare,
@@ -140,6 +142,8 @@ async def _try(made: Stage, way: str, *, spare: bool, random: Random) -> Trial:
     await asyncio.sleep(random.uniform(*BREATH_SECONDS))
     if not spare:
         await made.product.kill_spare()
+    while (await made.product.status())["state"] == "recovering":  # from a failure that nobody asked for
+        await asyncio.sleep(POLL_SECONDS)
     failure = await fail(made.product, way)
     await asyncio.sleep(SETTLE_SECONDS)
     return Trial(failure)
