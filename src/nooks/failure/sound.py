@@ -47,6 +47,8 @@ class SoundLimits:
     """Over which rates are measured and underruns counted."""
     busy: float = 1.35
     """Beats that take so many times longer than they should say that the host is busy."""
+    busy_load: float = 2.0
+    """So do so many threads that want each of its processors: beats are little work, and come in time even then."""
     slow: float = 0.6
     fast: float = 1.5
     underruns: int = 5
@@ -59,6 +61,8 @@ class SoundDetector:
         glance: how the streams are now.
         clock: for the times of beats and verdicts.
         report: where verdicts go.
+        limits: when to convict.
+        load: threads that want to run, for each processor (host.pace.load_factor).
     """
 
     def __init__(
@@ -68,7 +72,9 @@ class SoundDetector:
         report: ReportSink,
         *,
         limits: SoundLimits | None = None,
+        load: Callable[[], float] = lambda: 1.0,
     ) -> None:
+        self._load = load
         self._glance = glance
         self._clock = clock
         self._report = report
@@ -119,7 +125,7 @@ class SoundDetector:
         since, first = self._window[0]
         beats = len(self._window) - 1
         seconds = self._clock.monotonic() - since
-        if beats < self._limits.window_beats or seconds <= 0:
+        if beats < self._limits.window_beats or seconds <= 0 or self._load() > self._limits.busy_load:
             return ""
         rate = (now.position - first.position) / seconds / now.rate
         if rate > self._limits.fast:

@@ -23,7 +23,7 @@ from nooks.failure.report import FailureReport, Reason, ReportSink
 from nooks.failure.sound import Glance, SoundDetector
 from nooks.host.clock import SystemClock
 from nooks.host.errors import InputError, NooksError
-from nooks.host.pace import slowness
+from nooks.host.pace import load_factor, slowness
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperGone
 from nooks.nook import asking
@@ -92,7 +92,7 @@ class SoundSide:
         self._ports = Ports(ledger)
         path = spec.sound.line_socket() if spec.emulated else None
         self._line = Line(spec.name, path) if path is not None else None
-        self._detector = SoundDetector(self._glance, self._clock, report)
+        self._detector = SoundDetector(self._glance, self._clock, report, load=load_factor)
         self.changed: Callable[[], None] = lambda: None
         self.log = log
         self.shadow = SoundShadow(self, log, events)

@@ -13,6 +13,7 @@ import structlog
 
 from nooks.domain.domain import Domain
 from nooks.domain.monitor import MonitorError
+from nooks.host.pace import slowness
 
 CONNECT_SECONDS = 1.0
 
@@ -40,6 +41,6 @@ class Line:
 
     def _hand_over(self, plug: socket.socket, pid: int) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.settimeout(CONNECT_SECONDS)
+            listener.settimeout(CONNECT_SECONDS * slowness())
             listener.connect(str(self._path))
             socket.send_fds(listener, [json.dumps({"nook": self._nook, "pid": pid}).encode()], [plug.fileno()])
