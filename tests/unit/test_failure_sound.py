@@ -112,6 +112,14 @@ def test_a_busy_host_is_no_failure(scene: Scene) -> None:
     assert not scene.verdict
 
 
+def test_beats_that_were_held_up_come_at_once(scene: Scene) -> None:
+    scene.run(20)
+    scene.run(1, slowness=4.0)
+    scene.run(4, slowness=0.0)
+    scene.run(20)
+    assert not scene.verdict
+
+
 def test_a_host_with_too_much_to_do_is_no_failure_though_beats_come_in_time(scene: Scene) -> None:
     scene.run(20)
     scene.load = 5.0

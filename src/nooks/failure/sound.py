@@ -83,6 +83,7 @@ class SoundDetector:
         self._still = 0
         self._deaf = 0
         self._last: Glance | None = None
+        self._judged = 0.0
         self._first_packets = 0
         self._window: deque[tuple[float, Glance]] = deque(maxlen=self._limits.window_beats + 1)
 
@@ -101,9 +102,10 @@ class SoundDetector:
 
     def beat(self) -> None:
         """The domain lives: a heartbeat with counters was read."""
-        glance = self._glance()
-        if self._incarnation is None or glance is None:
-            return
+        glance, now = self._glance(), self._clock.monotonic()
+        if self._incarnation is None or glance is None or now - self._judged < self._limits.beat_seconds / 2:
+            return  # beats that this process had no time for come all at once
+        self._judged = now
         last, self._last = self._last, glance
         if last is None:
             return

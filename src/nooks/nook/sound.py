@@ -292,6 +292,8 @@ class SoundSide:
     def counters(self, counters: dict[str, int]) -> None:
         """The domain lives."""
         del counters
+        if self._pump is not None:
+            self._pump.catch_up()
         self._detector.beat()
 
     def heard(self, message: Message) -> None:

@@ -93,13 +93,15 @@ async def _run(
     async with stage(driver, *flags, "--intensity", "1000") as made, made.product.following():
         heard = await fail_while_playing(made, ways, spare=spare, seed=seed, console=console)
         status = await made.product.status()
+        failed = [event for event in made.product.journal.events if event.event == "failed"]
+        unasked = [{"reason": each.reason, **each.detail} for each in failed if "commanded" not in each.detail]
         started, rate = made.started, made.rate
     heard.errors.extend(health.harm())
     return document(driver, how, heard) | {
         "flags": flags,
         "rate": rate,
         "wanted": len(ways),
-        "unasked_failures": int(status["failures"]) - len(heard.trials),
+        "unasked_failures": unasked,
         "nook": started,
         "status": status,
         "spare": spare,
