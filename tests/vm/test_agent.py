@@ -17,6 +17,7 @@ import pytest
 
 from nooks.device.emulated import as_argument, network_card
 from nooks.endpoint import netns
+from nooks.failure import storm
 from nooks.image import initramfs, kernel
 from nooks.image.initramfs import Image
 from nooks.xpc import messages
@@ -191,7 +192,7 @@ async def check_resume(agent: Agent, reply: messages.BringUpReply) -> None:
     await asyncio.sleep(0.5)
     assert agent.domain.beats[-1][3] == 4
     counters = [counters for _, _, counters, _ in agent.domain.beats if counters]
-    assert counters[-1].keys() == set(messages.COUNTERS)
+    assert counters[-1].keys() == {*messages.COUNTERS, storm.COUNTER}
 
 
 def check_both_ways(agent: Agent) -> None:
