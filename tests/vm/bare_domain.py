@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nooks.host import tsc
 from nooks.image.initramfs import Image
 from nooks.xpc import messages
 from nooks.xpc.channel import Channel
@@ -100,7 +101,8 @@ def _launch(
     argv = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-accel", "tcg,tb-size=64", "-cpu", "max", "-m", "128", "-bios", "qboot.rom"),
-        *("-kernel", str(image.kernel.vmlinux), "-initrd", str(image.initramfs), "-append", ARGUMENTS),
+        *("-kernel", str(image.kernel.vmlinux), "-initrd", str(image.initramfs)),
+        *("-append", f"{ARGUMENTS} {tsc.kernel_argument()}"),
         *("-serial", f"file:{console}", "-global", "pci-device.romfile="),
         *("-chardev", f"socket,id=qmp,fd={handed[2]}", "-mon", "chardev=qmp,mode=control"),
         *("-device", "virtio-serial-pci"),

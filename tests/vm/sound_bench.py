@@ -15,6 +15,7 @@ from typing import Any
 
 from nooks.domain.snapshot import new_memory
 from nooks.hardware.server import listen
+from nooks.host import tsc
 from nooks.host.pace import slowness
 from nooks.image import emulator, initramfs, kernel
 from nooks.image.payload import Payload
@@ -67,7 +68,8 @@ class SoundBench:
         """
         image = initramfs.build(kernel.resolve(), [self.module], payload=GUEST)
         job = json.dumps({"modules": [*image.base_order, *image.load_order], "steps": steps}).encode()
-        words = f"tsc=reliable no_timer_check random.trust_cpu=on job={base64.b64encode(zlib.compress(job)).decode()}"
+        words = f"{tsc.kernel_argument()} tsc=reliable no_timer_check random.trust_cpu=on"
+        words += f" job={base64.b64encode(zlib.compress(job)).decode()}"
         device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(self.socket)}}
         memory = new_memory(MEMORY_BYTES)
         size = f"{MEMORY_BYTES >> 20}M"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from iced_x86 import Decoder, Mnemonic
 
+from nooks.host import tsc
 from nooks.image import initramfs, kernel, saboteur
 from nooks.image.initramfs import Image
 from nooks.image.kernel import FLAVOURS
@@ -99,7 +100,8 @@ def start(boot: list[Console], image: Image, extra: str = "", memory: str = "128
     argv = [
         *("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
         *("-accel", "tcg", "-machine", "pc,usb=off", "-cpu", "qemu64,+rdrand", "-m", memory, "-bios", "qboot.rom"),
-        *("-kernel", str(image.kernel.vmlinux), "-initrd", str(image.initramfs), "-append", f"{ARGUMENTS} {extra}"),
+        *("-kernel", str(image.kernel.vmlinux), "-initrd", str(image.initramfs)),
+        *("-append", f"{ARGUMENTS} {tsc.kernel_argument()} {extra}"),
         *("-serial", "stdio", "-device", "virtio-serial-pci", "-device", "e1000", "-device", "pvpanic"),
         *("-action", "panic=shutdown"),
     ]

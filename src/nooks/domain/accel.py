@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nooks.host import tsc
 from nooks.host.paths import cache_dir
 
 KVM = Path("/dev/kvm")
@@ -23,6 +24,7 @@ class Accelerator:
     """``arguments`` and ``cpu`` are QEMU's -accel and -cpu; ``group`` the group that opens its device, if any.
 
     ``processor`` tells the processors apart that ``cpu`` may mean: a snapshot of one is no use on another.
+    ``guest_arguments`` are for the kernel's command line.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Accelerator:
     cpu: str
     group: int | None = None
     processor: str = ""
+    guest_arguments: str = ""
 
 
 def tcg() -> Accelerator:
@@ -37,7 +40,7 @@ def tcg() -> Accelerator:
 
     RDRAND, for without it the kernel gathers randomness for a second before the first process may have some.
     """
-    return Accelerator("tcg", "tcg,thread=multi,tb-size=32", "qemu64,+rdrand")
+    return Accelerator("tcg", "tcg,thread=multi,tb-size=32", "qemu64,+rdrand", guest_arguments=tsc.kernel_argument())
 
 
 def kvm() -> Accelerator:

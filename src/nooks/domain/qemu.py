@@ -90,6 +90,7 @@ class Plan:
             *self.hardware,
             self.accelerator.arguments,
             self.accelerator.processor,
+            self.accelerator.guest_arguments,
             GUEST_ARGUMENTS,
             self.guest_arguments,
             str(self.debug),
@@ -161,7 +162,7 @@ def command(plan: Plan, descriptors: Mapping[str, int], *, incoming: bool, pause
         *("-bios", str(firmware())),
         *("-kernel", f"/proc/self/fd/{descriptors['vmlinux']}"),
         *("-initrd", f"/proc/self/fd/{descriptors['initramfs']}"),
-        *("-append", " ".join(filter(None, (GUEST_ARGUMENTS, plan.guest_arguments, _region_arguments(plan))))),
+        *("-append", kernel_arguments(plan)),
         *("-action", "panic=pause"),
         *("-global", "pci-device.romfile="),
         *("-device", "pvpanic"),
@@ -202,6 +203,12 @@ def _memory(plan: Plan, descriptors: Mapping[str, int], *, shared: bool) -> list
         *("-object", backend("region", descriptors["region"], plan.region_bytes, True)),
         *("-numa", "node,nodeid=0,cpus=0,memdev=ram", "-numa", "node,nodeid=1,memdev=region"),
     ]
+
+
+def kernel_arguments(plan: Plan) -> str:
+    """The kernel's command line in a domain."""
+    own = (plan.accelerator.guest_arguments, plan.guest_arguments, _region_arguments(plan))
+    return " ".join(filter(None, (GUEST_ARGUMENTS, *own)))
 
 
 def _region_arguments(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nooks.domain import qemu
+from nooks.host import tsc
 from nooks.lab.machine.layout import CACHE_SLOT, ROOT_BUS, ROOT_SLOT, SERIAL_SLOT, Placed, shared_arguments
 from nooks.lab.machine.options import Wishes
 from nooks.lab.machine.wire import PORTS, port_name
@@ -63,7 +64,7 @@ def command(wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mappi
 
 def kernel_arguments(wishes: Wishes) -> str:
     """The kernel's command line; the user's own words come last."""
-    parts = (GUEST_ARGUMENTS, IOMMU_ARGUMENTS if wishes.iommu else "", wishes.arguments)
+    parts = (GUEST_ARGUMENTS, tsc.kernel_argument(), IOMMU_ARGUMENTS if wishes.iommu else "", wishes.arguments)
     return " ".join(part for part in parts if part)
 
 
