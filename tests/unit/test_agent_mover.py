@@ -105,3 +105,17 @@ def test_replies_to_a_dead_supervisor_are_skipped(bench: Bench) -> None:
 def test_a_rehearsal_leaves_all_slots_free(bench: Bench) -> None:
     asyncio.run(bench.link.rehearse(10))
     assert bench.link.room
+
+
+def test_a_rehearsal_that_was_cut_short_is_ended_before_anything_else(bench: Bench) -> None:
+    os.kill(bench.process, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        asyncio.run(bench.link.rehearse(0.1))
+    assert bench.link.astray
+    os.kill(bench.process, signal.SIGCONT)
+    asyncio.run(bench.link.resync(10))
+    assert not bench.link.astray
+    bench.link.region[:4096] = b"x" * 4096
+    assert bench.ask((WRITE, 0, 0, 4096, 0), (BARRIER, 1, 0, 0, 0)) == {0: 4096, 1: 0}
+    assert bench.disk.read_bytes()[:4096] == b"x" * 4096
+    assert bench.link.room

@@ -56,6 +56,19 @@ def test_a_driver_fails_in_every_way_and_nothing_is_lost(disk: Callable[..., Dis
     nook.bench.ok("stop", nook.bench.name)
 
 
+def test_a_spare_that_is_needed_in_its_rehearsal_writes_to_the_stand_in_only(disk: Callable[..., Disk]) -> None:
+    nook = disk()
+    content = os.urandom(1 << 20)
+    nook.write(0, content)
+    for failures in range(1, 7):
+        status = nook.bench.until(lambda status: status["state"] == "running" and status["spare_pid"] is not None)
+        os.kill(status["domain_pid"], signal.SIGKILL)
+        nook.bench.until(lambda status, count=failures: status["recoveries"] >= count)
+        assert nook.read(0, len(content)) == content
+    assert {event["reason"] for event in nook.bench.events() if event["event"] == "failed"} == {"exit"}
+    nook.bench.ok("stop", nook.bench.name)
+
+
 @pytest.mark.parametrize("means", ["restore", "cold"])
 def test_every_means_of_restart(disk: Callable[..., Disk], means: str) -> None:
     nook = disk("ide-disk", "emulated:ide-hd", "--means", means)

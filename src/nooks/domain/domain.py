@@ -124,7 +124,7 @@ class Domain:
                 await domain._load(snapshot)
             await domain._find_vcpu()
         except BaseException as error:
-            said = domain._said()
+            said = domain.said()
             await domain.destroy()
             if isinstance(error, MonitorError):
                 raise LaunchError(f"the domain's QEMU did not start: {said or error}") from error
@@ -180,7 +180,7 @@ class Domain:
                     user_id=jail.user_id,
                     group_id=jail.user_id,
                     network=jail.network,
-                    address_space_bytes=plan.all_memory_bytes + OVERHEAD_BYTES,
+                    address_space_bytes=plan.address_space_bytes,
                     extra_group=plan.accelerator.group,
                     locked_bytes=plan.all_memory_bytes + PINNED_BESIDE_BYTES if plan.pinned else None,
                     written_file_bytes=None if plan.writes_files else WRITTEN_FILE_BYTES,
@@ -332,7 +332,7 @@ class Domain:
         if self.on_event is not None:
             self.on_event(event)
 
-    def _said(self) -> str:
+    def said(self) -> str:
         """What QEMU wrote to its standard error, its own name cut off."""
         try:
             text = os.read(self._stderr, 4096).decode(errors="replace") if self._stderr >= 0 else ""

@@ -19,6 +19,10 @@ FIRMWARE_DIRECTORIES = (Path("/usr/share/qemu"), Path("/usr/share/qboot"), Path(
 OVERHEAD_BYTES = 1 << 30
 """Address space that QEMU itself may take beside the guest's memory (stacks, libraries, translation buffer)."""
 
+FILE_THREADS_BYTES = 64 * (8 + 64 << 20)
+"""Address space of the threads that read and write files for it: up to 64 (util/thread-pool.c), each with a stack of 8
+MiB and, in glibc's malloc, an arena of 64. Without it a disk with many requests under way ended in an abort."""
+
 GUEST_ARGUMENTS = (
     # Boot quickly and quietly (FACTS: 1.8-2.1 s to the driver).
     "console=ttyS0 quiet tsc=reliable no_timer_check mitigations=off random.trust_cpu=on cryptomgr.notests"
@@ -74,6 +78,11 @@ class Plan:
     emulator: Emulator = SYSTEM
     region_bytes: int = 0
     writes_files: bool = False
+
+    @property
+    def address_space_bytes(self) -> int:
+        """The most that its QEMU may map."""
+        return self.all_memory_bytes + OVERHEAD_BYTES + (FILE_THREADS_BYTES if self.writes_files else 0)
 
     @property
     def all_memory_bytes(self) -> int:

@@ -168,9 +168,21 @@ class BlockSide:
             self._ledger.give(f"{REGION}{bay}", link.region_fd)
             yield {"data": theirs.fileno(), "region": link.region_fd}
 
-    async def admit(self, domain: Domain) -> None:
-        """Give a domain the medium. The one that had it before was fenced."""
+    async def admit(self, bay: int, domain: Domain) -> None:
+        """Give a domain the medium. The one that had it before was fenced.
+
+        A spare that is needed in the midst of its rehearsal does to the stand-in first what it was asked to do, for it
+        would do it to the medium else. Raises NoAnswer if it doesn't come to an end with that.
+        """
+        await self._in_step(self._links[bay])
         await self._tray.admit(domain)
+
+    async def _in_step(self, link: Link) -> None:
+        try:
+            if link.astray:
+                await link.resync(patience())
+        except (TimeoutError, OSError, ProtocolError) as error:
+            raise NoAnswer(f"the driver does not come to an end with what it was asked: {error}") from error
 
     def switch(self, bay: int) -> dict[str, Any]:
         """From now on this bay's domain is the one that ``replay`` speaks of."""
@@ -181,7 +193,7 @@ class BlockSide:
         """Have a spare do once, on the stand-in, what it will be asked for."""
         for _ in range(REHEARSALS):
             _disk((await surely(spare.channel.request(asking.resume(spare.number, {}), patience()))).state)
-        await surely(self._links[spare.bay].rehearse(patience(), writing=not self._tray.removable))
+        await self._links[spare.bay].rehearse(patience(), writing=not self._tray.removable)
 
     # -- the shadow's ports ------------------------------------------------------------------------------------
 
@@ -197,11 +209,7 @@ class BlockSide:
     async def replay(self, *, write_through: bool) -> Mapping[str, int]:
         """Serve by the driver that is there now; one that another supervisor left first ends what that had begun."""
         link = self._links[self._bay]
-        try:
-            if link.adopted:
-                await link.resync(patience())
-        except (TimeoutError, OSError, ProtocolError) as error:
-            raise NoAnswer(f"the driver does not come to an end with what it was asked: {error}") from error
+        await self._in_step(link)
         return await self._data.replay(link, write_through=write_through)
 
     def lose(self, *, counts: bool) -> None:

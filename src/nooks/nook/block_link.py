@@ -40,13 +40,14 @@ _BARRIER_TAG = 2**32 - 1
 class Link:
     """A domain's data port and region; owns both descriptors. Nothing blocks but what is awaited.
 
-    ``adopted``: another process has used the port, so that ``resync`` has to come first.
+    ``astray``: the domain may have been asked for something whose answer nobody took (by another process, or in a
+    rehearsal that was cut short), so that ``resync`` has to come first.
     """
 
-    def __init__(self, port: socket.socket, region_fd: int, *, adopted: bool = False) -> None:
+    def __init__(self, port: socket.socket, region_fd: int, *, astray: bool = False) -> None:
         port.setblocking(False)
         self.port = port
-        self.adopted = adopted
+        self.astray = astray
         self.region_fd = region_fd
         self._map = mmap.mmap(region_fd, REGION_BYTES)
         self.region = memoryview(self._map)
@@ -112,11 +113,11 @@ class Link:
         return replies
 
     async def resync(self, within_seconds: float) -> None:
-        """Get into step on a port that another process has used; then the domain is through with what that had asked.
+        """Get into step on a port that is astray; then the domain is through with all that it had been asked.
 
         Raises TimeoutError, OSError, ProtocolError.
         """
-        torn = bytes(REQUEST.size)  # completes what our predecessor may have sent in part
+        torn = bytes(REQUEST.size)  # completes what may have been sent in part
         barrier = REQUEST.pack(REQUEST_MAGIC, BARRIER, 0, _BARRIER_TAG, 0, 0, 0, 0, REQUEST_MARK)
         expected = REPLY.pack(REPLY_MAGIC, 0, _BARRIER_TAG, 0, REPLY_MARK)
         loop = asyncio.get_running_loop()
@@ -129,32 +130,36 @@ class Link:
                     raise ProtocolError("the data port was closed")
                 seen = seen[-REPLY.size :] + received
         self._received = seen.partition(expected)[2]
-        self.adopted = False
+        self.astray = False
 
     async def rehearse(self, within_seconds: float, *, writing: bool = True) -> None:
-        """Have the domain do some of all that it will be asked for, on whatever medium it has.
+        """Have the domain do some of all that it will be asked for, on whatever medium it has: it overwrites that.
 
-        Raises TimeoutError, OSError, ProtocolError.
+        Cancelled, it leaves the port astray. Raises TimeoutError, OSError, ProtocolError.
         """
+        self.astray = True
         async with asyncio.timeout(within_seconds):
             for number in range(_REHEARSED):
                 for operation in (WRITE, READ) if writing else (READ,):
                     await self._ask(operation, number, 4096)
                     await self._ask(operation, number, REQUEST_BYTES_MAX // 2)
                 await self._ask(FLUSH, number, 0)
+        self.astray = False
 
     async def _ask(self, operation: int, tag: int, length: int) -> None:
         slot = self.take(length)
         request = REQUEST.pack(REQUEST_MAGIC, operation, 0, tag, 0, length, slot, 0, REQUEST_MARK)
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self.port, request)
         answer = b""
-        while len(answer) < REPLY.size:
-            received = await loop.sock_recv(self.port, REPLY.size - len(answer))
-            if not received:
-                raise ProtocolError("the data port was closed")
-            answer += received
-        self.give(slot, length)
+        try:
+            await loop.sock_sendall(self.port, request)
+            while len(answer) < REPLY.size:
+                received = await loop.sock_recv(self.port, REPLY.size - len(answer))
+                if not received:
+                    raise ProtocolError("the data port was closed")
+                answer += received
+        finally:
+            self.give(slot, length)
         got = _checked(*REPLY.unpack(answer))
         if got != (tag, length):
             raise ProtocolError(f"a rehearsal of operation {operation} ended in {got}")

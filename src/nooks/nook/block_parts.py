@@ -64,7 +64,7 @@ def adopt(spec: Spec, ledger: Ledger) -> Parts:
     )
     store, kept = WriteLog.adopt(ledger.take(WRITES))
     links = {
-        bay: Link(socket.socket(fileno=ledger.take(f"{DATA}{bay}")), ledger.take(f"{REGION}{bay}"), adopted=True)
+        bay: Link(socket.socket(fileno=ledger.take(f"{DATA}{bay}")), ledger.take(f"{REGION}{bay}"), astray=True)
         for bay in range(BAYS)
         if f"{DATA}{bay}" in held and f"{REGION}{bay}" in held
     }

@@ -157,7 +157,7 @@ class NetworkSide:
             self._ledger.give(f"{ENDPOINT_QUEUE}{bay}", self.endpoint.queue_fds[bay])
             yield self._descriptors(bay)
 
-    async def admit(self, domain: Domain) -> None:
+    async def admit(self, bay: int, domain: Domain) -> None:
         """Nothing: the queues are in place, detached."""
 
     def switch(self, bay: int) -> dict[str, Any]:

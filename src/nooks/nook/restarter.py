@@ -47,7 +47,7 @@ class Bays(Protocol):
         """
         ...
 
-    async def admit(self, domain: Domain) -> None:
+    async def admit(self, bay: int, domain: Domain) -> None:
         """Give a domain that is about to serve what only one at a time may have; the old one was fenced.
 
         Raises MonitorError, NooksError.
@@ -137,7 +137,7 @@ class DomainRestarter:
         self.live, means = await self._next(bay, incarnation)
         self._ledger.hold_domain(bay, self.live.domain)
         self.switched = {}
-        await self._bays.admit(self.live.domain)
+        await self._bays.admit(bay, self.live.domain)
         if self._plug is not None:
             means = Means.COLD if means is Means.COLD else Means.HOTPLUG
             await self.live.domain.run()

@@ -81,7 +81,7 @@ class ClassSide(Protocol):
         """Around everything that starts a domain in ``bay``; see Bays."""
         ...
 
-    async def admit(self, domain: Domain) -> None:
+    async def admit(self, bay: int, domain: Domain) -> None:
         """Give a domain that is about to serve what only one at a time may have; see Bays."""
         ...
 

@@ -202,7 +202,7 @@ class SoundSide:
         with self._ports.make(bay) as theirs:
             yield {"sound": theirs.fileno()}
 
-    async def admit(self, domain: Domain) -> None:
+    async def admit(self, bay: int, domain: Domain) -> None:
         """Nothing: an emulated card's plugs lead nowhere, and a real one is plugged in."""
 
     def switch(self, bay: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Joins the failure room (pure judgement) to processes, monitors and channels.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
@@ -109,7 +110,9 @@ class Watcher:
         domain = incarnation.domain
         self._vcpu = VcpuClock(domain.pid, domain.vcpu_thread)
         self._heartbeat.begin(incarnation.number, self._clock.monotonic(), probing=probing)
-        self._process = ProcessDetector(incarnation.number, domain.pid, domain.handles.pidfd, self._clock, self._say)
+        self._process = ProcessDetector(
+            incarnation.number, domain.pid, domain.handles.pidfd, self._clock, self._say_ended
+        )
         self._hub.add(self._process.look)
         self._process.open()
         self._panic.begin(incarnation.number)
@@ -183,6 +186,10 @@ class Watcher:
         if self._live is not None:
             report = explained(report, self._live.domain.console.text())
         self._say(report)
+
+    def _say_ended(self, report: FailureReport) -> None:
+        said = self._attended.domain.said() if self._attended is not None else ""
+        self._say(replace(report, detail={**report.detail, "said": said}) if said else report)
 
     def _say(self, report: FailureReport) -> None:
         self._report(report)
