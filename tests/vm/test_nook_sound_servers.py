@@ -63,7 +63,8 @@ def test_what_people_play_and_record_with(bench: Bench, server: UserServer, tmp_
                 assert (done.returncode, done.stderr) == (0, ""), (name, done)
                 after = sum(len(piece.samples.strip(b"\0")) for line in ears.lines.values() for piece in line.heard)
                 assert after - before > HEARD_BYTES, name
-            argv = ["timeout", "-s", "INT", "2", "parecord", f"--device={sink}.source", str(recording)]
+            words = f"timeout -s INT 5 parecord --latency-msec=100 --device={sink}.source"
+            argv = [*words.split(), str(recording)]
             await asyncio.to_thread(server.run, *argv)
             assert recording.stat().st_size > 48000
 
