@@ -149,9 +149,10 @@ def _living_keeper(claimed: Claim) -> KeeperClient | None:
         keeper = KeeperClient.connect(claimed.keeper)
     except KeeperGone:
         return None
-    if any(key != SUPERVISOR_KEY for key in keeper.list()):
-        return keeper
-    keeper.quit()
+    with suppress(KeeperGone):  # it may be dying just now
+        if any(key != SUPERVISOR_KEY for key in keeper.list()):
+            return keeper
+        keeper.quit()
     keeper.close()
     return None
 
