@@ -115,6 +115,7 @@ def test_a_rehearsal_that_was_cut_short_is_ended_before_anything_else(bench: Ben
     os.kill(bench.process, signal.SIGCONT)
     asyncio.run(bench.link.resync(10))
     assert not bench.link.astray
+    assert bench.ask((READ, 7, 0, 4096, 0)) == {7: 4096}
     bench.link.region[:4096] = b"x" * 4096
     assert bench.ask((WRITE, 0, 0, 4096, 0), (BARRIER, 1, 0, 0, 0)) == {0: 4096, 1: 0}
     assert bench.disk.read_bytes()[:4096] == b"x" * 4096
