@@ -11,7 +11,7 @@ from fakes import FakeClock, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nooks.failure.heartbeat import PROBE_SECONDS, HeartbeatDetector, HeartbeatLimits, watch
+from nooks.failure.heartbeat import ANSWER_SECONDS, PROBE_SECONDS, HeartbeatDetector, HeartbeatLimits, watch
 from nooks.failure.report import FailureReport, Reason
 from nooks.failure.schedstat import VcpuClock, VcpuTimes
 
@@ -215,14 +215,17 @@ def test_the_first_beat_may_take_longer_and_must_come() -> None:
     assert verdict.incarnation == 3
 
 
-@pytest.mark.parametrize(("spend", "reason"), [("run", Reason.HEARTBEAT), ("sleep", Reason.HALTED)])
-def test_a_driver_that_probes_may_hold_the_cpu_for_long_but_not_for_ever(spend: str, reason: Reason) -> None:
+@pytest.mark.parametrize(
+    ("spend", "reason", "seconds"),
+    [("run", Reason.HEARTBEAT, PROBE_SECONDS), ("sleep", Reason.HALTED, ANSWER_SECONDS)],
+)
+def test_a_driver_that_probes_may_take_long_but_not_for_ever(spend: str, reason: Reason, seconds: float) -> None:
     host = Host(lambda _now: "sleep")
     host.detector.begin(1, 0.0, probing=True)
     assert host.play(1.0) is None
     host.beats = False
     host.spend = always(spend)
-    assert host.play(PROBE_SECONDS - 0.2) is None
+    assert host.play(seconds - 0.2) is None
     verdict = host.play(1)
     assert verdict is not None
     assert verdict.reason is reason

@@ -33,6 +33,10 @@ PROBE_SECONDS = 5.0
 """How long a driver that looks for its device may hold the CPU, on a usual processor: no kernel is preempted by the
 heartbeat's process then. (The kernel itself calls it a lockup after 20 s.)"""
 
+ANSWER_SECONDS = 3.0
+"""How long it may wait for one answer of its device. Less than QEMU's own patience with a vfio-user card (5 s for each
+message, then all ones): a driver that looks in vain again and again would use up the whole time of the restart."""
+
 
 @dataclass(frozen=True)
 class HeartbeatLimits:
@@ -70,8 +74,9 @@ class HeartbeatLimits:
 
     def while_probing(self) -> "HeartbeatLimits":
         """For a domain whose driver brings its device up: it may run, or wait for the device's answers, for long."""
-        longest = PROBE_SECONDS * max(1.0, self.run / HeartbeatLimits.run)
-        return dataclasses.replace(self, run=longest, asleep=longest, silent=2 * longest)
+        processor = max(1.0, self.run / HeartbeatLimits.run)
+        longest = PROBE_SECONDS * processor
+        return dataclasses.replace(self, run=longest, asleep=ANSWER_SECONDS * processor, silent=2 * longest)
 
 
 @dataclass
