@@ -120,7 +120,7 @@ def test_a_model_that_dies_is_a_card_that_is_replaced(bench: Bench) -> None:
 
 
 def interrupts_of(card: int) -> set[str]:
-    """The card's event descriptors, by the kernel's numbers for them: another domain that takes the card brings others."""
+    """The card's event descriptors, by the kernel's numbers for them: another domain brings others."""
     numbers: set[str] = set()
     for descriptor in Path(f"/proc/{card}/fdinfo").iterdir():
         with suppress(FileNotFoundError):
