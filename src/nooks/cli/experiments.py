@@ -188,10 +188,13 @@ def bench_footprint(
 def bench_cycles(
     driver: DriverOption = None,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100000, help="How many cycles.")] = 200,
+    attach: AttachOption = None,
+    peer: PeerOption = None,
     json: Json = False,
 ) -> None:
-    """Start, fail and stop a nook many times; exit 0 only if nothing was left behind."""
-    result = _run("nooks.lab.bench_cycles", {"driver": driver, "count": count, "json": json})
+    """Start, fail and stop a nook many times, or attach and detach a card; exit 0 only if nothing was left behind."""
+    options = {"driver": driver, "count": count, "json": json} | _real(attach, peer)
+    result = _run("nooks.lab.bench_cycles", options)
 
     def text() -> None:
         left = ", ".join(map(str, result["left"])) or "nothing"

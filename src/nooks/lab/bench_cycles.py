@@ -1,13 +1,19 @@
-"""``nooks bench cycles``: starts, fails and stops a nook many times, and says what was left behind."""
+"""``nooks bench cycles``: starts, fails and stops a nook many times, and says what was left behind.
 
+A real card is attached and detached instead, and must have the host's own driver again each time.
+"""
+
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rich.console import Console
 
 from nooks.lab import bed as beds
+from nooks.lab import real_card
 from nooks.lab.figures import quantiles
 from nooks.lab.host_health import HostHealth
 from nooks.lab.leaks import Picture
+from nooks.lab.real_card import RealCard
 from nooks.lab.running import run_lab
 from nooks.lab.ways import CRASHES, fail
 
@@ -15,27 +21,40 @@ DRIVER = "e1000"
 COUNT = 200
 _REPORT_EVERY = 10
 
+Cycle = Callable[[str | None], Awaitable[tuple[float | None, str]]]
+"""Fails in the way that is given; seconds until it was ready, and what went wrong ("": nothing)."""
 
-def run(driver: str = DRIVER, count: int = COUNT, json: bool = False) -> dict[str, Any]:
+
+def run(
+    driver: str | None = None,
+    count: int = COUNT,
+    json: bool = False,
+    attach: str | None = None,
+    peer: str | None = None,
+) -> dict[str, Any]:
     """Start, fail once and stop a nook ``count`` times; ``left`` lists what is there that was not before.
 
-    The ways of failing take turns; ``ok`` is true if every failure was recovered and nothing is left.
+    The ways of failing take turns. With ``attach`` a real card (whose cable ends at ``peer``) is attached and detached
+    ``count`` times. ``ok`` is true if nothing went wrong (``unrecovered``) and nothing is left.
     """
-    return run_lab(_run(driver, count, Console(stderr=True, quiet=json, highlight=False)))
+    console = Console(stderr=True, quiet=json, highlight=False)
+    if attach is None:
+        named = driver or DRIVER
+        return run_lab(_run(named, count, console, lambda way: _started(named, way), list(CRASHES)))
+    card = real_card.find(attach)
+    return run_lab(_run(card.driver, count, console, lambda _: _attached(card, peer or ""), []))
 
 
-async def _run(driver: str, count: int, console: Console) -> dict[str, Any]:
-    await _cycle(driver, None)  # so that caches are filled, modules loaded and threads of ours running
+async def _run(driver: str, count: int, console: Console, cycle: Cycle, ways: list[str]) -> dict[str, Any]:
+    await cycle(None)  # so that caches are filled, modules loaded and threads of ours running
     health, before = HostHealth.now(), Picture.now()
-    ways = list(CRASHES)
     ready: list[float | None] = []
     unrecovered: list[str] = []
     for number in range(count):
-        way = ways[number % len(ways)]
-        seconds, recovered = await _cycle(driver, way)
+        seconds, wrong = await cycle(ways[number % len(ways)] if ways else None)
         ready.append(seconds)
-        if not recovered:
-            unrecovered.append(f"cycle {number + 1}: {way}")
+        if wrong:
+            unrecovered.append(f"cycle {number + 1}: {wrong}")
         if (number + 1) % _REPORT_EVERY == 0:
             console.print(f"{number + 1} cycles, left behind so far: {Picture.now().left_since(before) or 'nothing'}")
     left = Picture.now().left_since(before)
@@ -50,7 +69,7 @@ async def _run(driver: str, count: int, console: Console) -> dict[str, Any]:
     }
 
 
-async def _cycle(driver: str, way: str | None) -> tuple[float | None, bool]:
+async def _started(driver: str, way: str | None) -> tuple[float | None, str]:
     bed = beds.plan()
     async with (
         beds.far_end(bed),
@@ -58,4 +77,12 @@ async def _cycle(driver: str, way: str | None) -> tuple[float | None, bool]:
         product.following(),
     ):
         recovered = way is None or (await fail(product, way)).recovered
-    return started.get("ready_seconds"), recovered
+    return started.get("ready_seconds"), "" if recovered else str(way)
+
+
+async def _attached(card: RealCard, peer: str) -> tuple[float | None, str]:
+    bed = real_card.plan(card, peer)
+    async with real_card.cabled(bed, card), real_card.attached(bed, card) as (_, started):
+        pass
+    now = real_card.find(card.device)
+    return started.get("ready_seconds"), "" if now == card else f"the host has {now}, not {card}"
