@@ -18,7 +18,8 @@ Bits are plain integers: an operation on an enumeration's members takes a micros
 import struct
 
 from nooks.hardware.checksum import fill_in
-from nooks.hardware.ethernet import BROADCAST, FCS_BYTES, card_address, is_multicast
+from nooks.hardware.etherlink_registers import EEPROM_WORDS, Command, Event, eeprom, wanted
+from nooks.hardware.ethernet import FCS_BYTES, card_address
 from nooks.hardware.loop import Loop
 from nooks.hardware.memory import DmaRefused, Refused
 from nooks.hardware.mii import ManagementInterface, Transceiver
@@ -39,7 +40,6 @@ RX_OVERRUNS = 5
 
 VENDOR_ADDRESS = bytes.fromhex("001050")
 PHY_ADDRESS, PHY_IDENTIFIER = 24, 0x00180000
-EEPROM_WORDS = 64
 FRAGMENTS_MAX, PACKETS_MAX = 63, 4096
 """Of one packet; and how many packets are downloaded at one go."""
 FRAME_BYTES_MAX = 4500
@@ -50,53 +50,9 @@ _MEDIA_100BASE_TX_MII = 0x000A
 _LINK_DETECTED, _LINK_BEAT = 0x0800, 0x0080
 
 
-class Command:
-    """The upper five bits of what is written to INT_STATUS."""
-
-    GLOBAL_RESET = 0
-    SELECT_WINDOW = 1
-    RX_DISABLE = 3
-    RX_ENABLE = 4
-    RX_RESET = 5
-    STALL = 6
-    TX_ENABLE = 9
-    TX_DISABLE = 10
-    TX_RESET = 11
-    REQUEST_INTERRUPT = 12
-    ACKNOWLEDGE = 13
-    SET_INTERRUPT_ENABLE = 14
-    SET_INDICATION_ENABLE = 15
-    SET_RX_FILTER = 16
-    STATISTICS_ENABLE = 21
-    STATISTICS_DISABLE = 22
-
-
-class Event:
-    """IntStatus."""
-
-    LATCH = 0x001
-    HOST_ERROR = 0x002
-    TX_COMPLETE = 0x004
-    RX_EARLY = 0x020
-    INT_REQUESTED = 0x040
-    UPDATE_STATS = 0x080
-    LINK = 0x100
-    DN_COMPLETE = 0x200
-    UP_COMPLETE = 0x400
-
-
 _ACKNOWLEDGED = Event.LATCH | Event.RX_EARLY | Event.INT_REQUESTED | Event.DN_COMPLETE | Event.UP_COMPLETE
 """What the acknowledge command takes back; the others go when their cause goes."""
 _CAUSES = 0x7FE
-
-
-class Filter:
-    """RxFilter."""
-
-    INDIVIDUAL = 1
-    ALL_MULTICAST = 2
-    BROADCAST = 4
-    PROMISCUOUS = 8
 
 
 _LAST_FRAGMENT, _LENGTH_MASK = 0x80000000, 0x1FFF
@@ -130,7 +86,7 @@ class EtherLink(NetworkCard):
     def __init__(self, loop: Loop, refused: Refused, cable: int, serial: str) -> None:
         super().__init__(loop, refused, cable, serial)
         self.address = card_address(VENDOR_ADDRESS, serial)
-        self._eeprom = _eeprom(self.address)
+        self._eeprom = eeprom(self.address)
         self._phy = Transceiver(PHY_IDENTIFIER)
         self._mdio = ManagementInterface(self._phy, PHY_ADDRESS)
         self.reset()
@@ -366,7 +322,7 @@ class EtherLink(NetworkCard):
 
     def arrived(self, frame: bytes) -> bool:
         """Into the next upload descriptor; what is not for us, or comes while nobody receives, is gone."""
-        if not self._receiving or not self._wanted(frame):
+        if not self._receiving or not wanted(frame, self._filter, self._windows[2]):
             return True
         if not self.memory.enabled:
             self._overrun()
@@ -408,25 +364,6 @@ class EtherLink(NetworkCard):
             self._received = False
             self._indicate(Event.UP_COMPLETE)
 
-    def _wanted(self, frame: bytes) -> bool:
-        filters = self._filter
-        if filters & Filter.PROMISCUOUS:
-            return True
-        if not is_multicast(frame):
-            return bool(filters & Filter.INDIVIDUAL) and self._is_station(frame)
-        if frame[:6] == BROADCAST:
-            return bool(filters & Filter.BROADCAST)
-        return bool(filters & Filter.ALL_MULTICAST)
-
-    def _is_station(self, frame: bytes) -> bool:
-        """StationAddress and StationMask, whose bits say what does not matter."""
-        window = self._windows[2]
-        if window.startswith(frame[:6]):
-            return True
-        return all(
-            (one ^ other) & ~mask == 0 for one, other, mask in zip(frame, window[:6], window[6:12], strict=False)
-        )
-
     # -- statistics ---------------------------------------------------------------------------------------------
 
     def _count(self, frames: int, bytes_at: int, size: int) -> None:
@@ -459,19 +396,3 @@ class EtherLink(NetworkCard):
         elif self._status & Event.UPDATE_STATS:
             self._status &= ~Event.UPDATE_STATS
             self._update()
-
-
-def _eeprom(address: bytes) -> list[int]:
-    """What 3Com's EEPROMs hold (Technical Reference, "EEPROM Data Format"), as far as drivers look at it."""
-    words = [0] * EEPROM_WORDS
-    words[0:3] = words[0xA:0xD] = struct.unpack(">3H", address)
-    words[0x3] = 0x9055  # device
-    words[0x4] = 0x5A2C  # manufacturing date
-    words[0x7] = 0x6D50  # manufacturer: 3Com
-    words[0xD] = 0x0010  # software information
-    words[0x10] = 0x22A2  # capabilities: full bus mastering, power management ...
-    checksum = 0
-    for word in words[:0x20]:
-        checksum ^= word
-    words[0x20] = (checksum ^ checksum >> 8) & 0xFF
-    return words

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 RATE = 48000
 CHANNELS = 2
+_ALMOST_ONE = 1e-3
 FRAME_BYTES = 4
 
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
@@ -176,3 +177,27 @@ def mixed(streams: "Sequence[array.array[int]]") -> "array.array[int]":
 
 def _clipped(sample: int) -> int:
     return -32768 if sample < -32768 else 32767 if sample > 32767 else sample
+
+
+def led(samples: "array.array[int]", gains: list[tuple[float, float]], *, paired: bool) -> "array.array[int]":
+    """Two channels led to two outputs: ``gains`` are each channel's to both. Both are the same if it is one voice's."""
+    (left_left, left_right), (right_left, right_right) = gains
+    if not paired:
+        right_left = left_right = 0.0
+        right_right = gains[0][1]
+    if not left_right and not right_left and left_left == right_right == 1.0:
+        return samples
+    left, right = samples[0::2], samples[1::2]
+    out = array.array("h", bytes(2 * len(samples)))
+    out[0::2] = array.array(
+        "h", [_clipped(round(a * left_left + b * right_left)) for a, b in zip(left, right, strict=True)]
+    )
+    out[1::2] = array.array(
+        "h", [_clipped(round(a * left_right + b * right_right)) for a, b in zip(left, right, strict=True)]
+    )
+    return out
+
+
+def snapped(gain: float) -> float:
+    """A converter has no more than so many bits: what differs from one by less is one."""
+    return 1.0 if abs(gain - 1.0) < _ALMOST_ONE else gain
