@@ -30,7 +30,7 @@ _ADDRESS_MASK = 0x00FFFFFF
 _UNITY_PITCH, _UNITY_SEND, _UNITY_VOLUME = 0x4000, 0xFF, 0xFFFF
 _CODEC_READY = 0x80
 _SIZES = tuple(base << shift for shift in range(8) for base in (384, 448, 512, 640))[:31]
-"""Of the recording buffer in bytes, by Register.ADCBS less one."""
+"""Of the recording buffer in bytes, by ADCBS less one."""
 
 _LONGEST_SECONDS = 0.01
 _BEHIND_SECONDS = 0.5

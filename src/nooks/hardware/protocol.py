@@ -140,3 +140,16 @@ def answer(message_id: int, command: int, payload: bytes) -> bytes:
 def refusal(message_id: int, command: int, error: int) -> bytes:
     """A reply that carries an errno."""
     return HEADER.pack(message_id, command, HEADER.size, REPLY | ERROR, error)
+
+
+def pieces(offset: int, count: int) -> list[tuple[int, int]]:
+    """An access as naturally aligned ones of 1, 2 or 4 bytes: (offset, size)."""
+    if count in (1, 2, 4) and not offset & (count - 1):
+        return [(offset, count)]
+    pieces: list[tuple[int, int]] = []
+    end = offset + count
+    while offset < end:
+        size = next(size for size in (4, 2, 1) if not offset & (size - 1) and offset + size <= end)
+        pieces.append((offset, size))
+        offset += size
+    return pieces

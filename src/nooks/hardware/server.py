@@ -251,7 +251,7 @@ class Client:
             data = self._function.read_config(offset, count)
         else:
             read = self._function.read_register
-            pieces = _pieces(offset, count)
+            pieces = protocol.pieces(offset, count)
             data = b"".join([read(region, at, size).to_bytes(size, "little") for at, size in pieces])
         return READ_REPLY.pack(message_id, _READ, READ_REPLY.size + count, REPLY, 0, offset, region, count) + data
 
@@ -268,7 +268,7 @@ class Client:
             self._function.write_config(offset, bytes(data))
             return
         write = self._function.write
-        for at, size in _pieces(offset, len(data)):
+        for at, size in protocol.pieces(offset, len(data)):
             first = at - offset
             write(region, at, size, int.from_bytes(data[first : first + size], "little"))
 
@@ -371,19 +371,6 @@ class Client:
         else:
             self._function.memory.withdraw(address, size)
         return bytes(payload[: protocol.DMA_UNMAP.size])
-
-
-def _pieces(offset: int, count: int) -> list[tuple[int, int]]:
-    """An access as naturally aligned ones of 1, 2 or 4 bytes: (offset, size)."""
-    if count in (1, 2, 4) and not offset & (count - 1):
-        return [(offset, count)]
-    pieces: list[tuple[int, int]] = []
-    end = offset + count
-    while offset < end:
-        size = next(size for size in (4, 2, 1) if not offset & (size - 1) and offset + size <= end)
-        pieces.append((offset, size))
-        offset += size
-    return pieces
 
 
 def _exactly(payload: memoryview, size: int) -> bytes:
