@@ -368,38 +368,6 @@ def test_an_unwritable_run_directory(monkeypatch: pytest.MonkeyPatch) -> None:
         launch.start(spec())
 
 
-def test_claims_survive_removal_races(surroundings: Path) -> None:
-    with claims.claim("a") as first:
-        with pytest.raises(claims.NameTaken):
-            claims.claim("a")
-        assert claims.is_claimed("a")
-        first.remove()
-        with claims.claim("a") as second:
-            assert second.directory.exists()
-            second.remove()
-    assert not claims.is_claimed("a")
-
-
-def test_a_lock_of_a_folder_that_was_removed_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = claims.claim("a")
-    opened: list[int] = []
-    open_lock = claims._open_lock  # pyright: ignore[reportPrivateUsage]
-
-    def opened_just_before_removal(directory: Path) -> int | None:
-        fd = open_lock(directory)
-        if not opened:
-            opened.append(1)
-            first.remove()
-            first.close()
-        return fd
-
-    monkeypatch.setattr(claims, "_open_lock", opened_just_before_removal)
-    with claims.claim("a") as second:
-        with pytest.raises(claims.NameTaken):
-            claims.claim("a")
-        second.remove()
-
-
 def test_no_descriptor_of_the_caller_is_kept() -> None:
     readable, writable = os.pipe()
     os.set_inheritable(writable, True)
