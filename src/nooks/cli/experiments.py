@@ -147,6 +147,25 @@ def bench_transfer(
         raise typer.Exit(1)
 
 
+@bench.command("block")
+def bench_block(
+    driver: DriverOption = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, max=100, help="How often each side is measured.")
+    ] = 3,
+    integrity: Annotated[
+        bool, typer.Option("--integrity/--no-integrity", help="Let the nook compare checksums.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Compare a nook's disk with the same disk used inside a virtual machine, and with its own endpoint's limit."""
+    options = {"driver": driver, "rounds": rounds, "integrity": integrity, "json": json}
+    result = _run("nooks.lab.bench_block", options)
+    columns = ("name", "unit", "baseline", "native", "nook", "ratio", "endpoint_over_ram", "cpu_native", "cpu_nook")
+    rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
+    emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
+
+
 @bench.command("sound")
 def bench_sound(
     driver: DriverOption = None,

@@ -78,7 +78,7 @@ async def wired_by_hand(
         mac = stack.enter_context(_host_tap(bed))
         card = stack.enter_context(_card(bed, parse_device(row.devices[0]), mac, folder))
         initramfs = folder / "initramfs.cpio"
-        _build(initramfs, [(module.file_name, module.read()) for module in modules])
+        build(initramfs, INIT, PROGRAMS, [(module.file_name, module.read()) for module in modules])
         size = domain_arguments["-m"]
         argv = [
             *(*card.emulator.command(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
@@ -153,9 +153,13 @@ def libraries(program: Path) -> list[Path]:
     return [Path(match) for match in _LIBRARY.findall(run(["ldd", str(program)]).stdout)]
 
 
-def _build(initramfs: Path, modules: Sequence[tuple[str, bytes]]) -> None:
-    files: dict[str, tuple[bytes, int]] = {"/init": (INIT.encode(), 0o755)}
-    for name in PROGRAMS:
+def build(initramfs: Path, init: str, programs: Sequence[str], modules: Sequence[tuple[str, bytes]]) -> None:
+    """An initramfs of the shell script ``init``, programs of the host, and modules in their order.
+
+    Raises MachineError if a program is missing.
+    """
+    files: dict[str, tuple[bytes, int]] = {"/init": (init.encode(), 0o755)}
+    for name in programs:
         found = run(["sh", "-c", f"PATH=$PATH:/usr/sbin:/sbin command -v {name}"]).stdout.strip()
         if not found.startswith("/"):
             raise MachineError(f"{name} is missing", "run 'make setup'")

@@ -11,7 +11,11 @@ from nooks.image.payload import Payload
 from nooks.lab.gauge import Gauge
 from nooks.spec import Device
 
-_MODULES = {"network": "nooks.lab.campaign.network", "sound": "nooks.lab.campaign.sound"}
+_MODULES = {
+    "network": "nooks.lab.campaign.network",
+    "block": "nooks.lab.campaign.block",
+    "sound": "nooks.lab.campaign.sound",
+}
 """The module of each class; it has ``surroundings()`` and what else the protocols below name."""
 
 

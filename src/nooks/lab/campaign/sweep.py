@@ -1,6 +1,7 @@
 """What a worker that died leaves behind: its processes, its nook, its namespaces. All carry names of its own."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ _END_SECONDS = 10.0
 _STOP_SECONDS = 60.0
 
 Remains = Mapping[str, Sequence[str]]
-"""Names by kind: ``nooks``, ``guests`` (native controls), ``namespaces``."""
+"""Names by kind: ``nooks``, ``guests`` (native controls), ``namespaces``, ``folders``."""
 
 
 def sweep(token: str, remains: Remains) -> None:
@@ -40,6 +41,8 @@ def sweep(token: str, remains: Remains) -> None:
     for name in remains.get("namespaces", ()):
         if Path("/run/netns", name).exists():
             run(["ip", "netns", "delete", name])
+    for name in remains.get("folders", ()):
+        shutil.rmtree(name, ignore_errors=True)
 
 
 def _carries(pid: int, mark: bytes) -> bool:

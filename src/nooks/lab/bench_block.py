@@ -1,0 +1,146 @@
+"""``nooks bench block``: fio on a nook's block device, beside fio in a guest that has the same disk and driver.
+
+The baseline ``in-domain`` has the same QEMU, kernel, driver, emulated disk and medium, and no boundary to cross
+(``disk.in_domain``). Beside both stands the limit of the nook's host endpoint, over memory instead of a driver
+(``disk.ram_disk``). The media are in memory as well, so that no disk of the host is measured. All sides are up all
+the time; the ones that are not measured are idle.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from nooks.host.errors import MachineError
+from nooks.host.process import run as run_program
+from nooks.lab import processor
+from nooks.lab.bed import own_logs
+from nooks.lab.bench_network import compare
+from nooks.lab.by_hand import arguments_of
+from nooks.lab.disk.in_domain import guest_with
+from nooks.lab.disk.ram_disk_side import ram_disk
+from nooks.lab.disk.stage import disk_of
+from nooks.lab.figures import machine
+from nooks.lab.processes import family_of
+from nooks.lab.running import run_lab
+from nooks.lab.workloads import Figure
+
+DRIVER = "ide-disk"
+BASELINE = "in-domain"
+SIZE_BYTES = 512 << 20
+RUN_SECONDS = 4
+SPARE_SECONDS = 30.0
+SETTLE_SECONDS = 1.0
+MEMORY = Path("/dev/shm")
+
+_COMMON = f"--name=bench --ioengine=libaio --direct=1 --time_based --runtime={RUN_SECONDS} --ramp_time=1 --size=480M"
+JOBS: Mapping[str, tuple[str, str]] = {
+    "sequential read, 1 MiB": ("read", "--rw=read --bs=1M --iodepth=4"),
+    "sequential write, 1 MiB": ("write", "--rw=write --bs=1M --iodepth=4"),
+    "random read, 4 KiB, QD1": ("read", "--rw=randread --bs=4k --iodepth=1"),
+    "random write, 4 KiB, QD1": ("write", "--rw=randwrite --bs=4k --iodepth=1"),
+    "random read, 4 KiB, QD16": ("read", "--rw=randread --bs=4k --iodepth=16"),
+    "random write, 4 KiB, QD16": ("write", "--rw=randwrite --bs=4k --iodepth=16"),
+    "write and fsync, 4 KiB": ("write", "--rw=randwrite --bs=4k --iodepth=1 --fsync=1"),
+}
+"""By name: which of fio's figures counts, and its options."""
+
+Fio = Callable[[str], Awaitable[dict[str, Any]]]
+
+
+class Side:
+    """Something that fio can be run on; ``cpu`` meters what it uses."""
+
+    def __init__(self, name: str, fio: Fio, cpu: processor.CpuSeconds) -> None:
+        self.name = name
+        self.fio = fio
+        self.cpu = cpu
+
+    async def measure(self, job: str) -> Figure:
+        """One job's figure."""
+        kind, options = JOBS[job]
+        window = processor.Window(self.cpu)
+        window.begin()
+        found = (await self.fio(f"{_COMMON} {options}"))["jobs"][0][kind]
+        window.end()
+        if "1 MiB" in job:
+            return Figure(found["bw_bytes"] / 1e6, "MB/s", window.cores)
+        return Figure(found["iops"], "IOPS", window.cores)
+
+
+def run(driver: str = DRIVER, rounds: int = 3, integrity: bool = True, json: bool = False) -> dict[str, Any]:
+    """Measure all sides in turn, each job on one after the other, and return CONTRACT's document with medians.
+
+    Without ``integrity`` the nook compares no checksums.
+    """
+    console = Console(stderr=True, quiet=json, highlight=False)
+    return run_lab(_run(driver, rounds, console, "--integrity" if integrity else "--no-integrity"))
+
+
+async def _run(driver: str, rounds: int, console: Console, *flags: str) -> dict[str, Any]:
+    async with _sides(driver, *flags) as sides:
+        passes: dict[str, list[dict[str, Figure]]] = {side.name: [] for side in sides}
+        for number in range(rounds):
+            for side in sides:
+                passes[side.name].append({})
+            for job in JOBS:
+                for side in sides if number % 2 else reversed(sides):
+                    passes[side.name][-1][job] = await side.measure(job)
+                shown = ", ".join(f"{name} {each[-1][job].value:.0f}" for name, each in passes.items())
+                console.print(f"round {number + 1} of {rounds}, {job}: {shown} {passes['nook'][-1][job].unit}")
+    rows = compare(passes["nook"], passes[BASELINE], BASELINE)
+    for row in rows:
+        limits = [one[row["name"]].value for one in passes["endpoint"]]
+        row["endpoint_over_ram"] = round(median(limits), 3)
+    return {"driver": driver, "rounds": rounds, "flags": flags, "benchmarks": rows, "machine": machine()}
+
+
+@contextlib.asynccontextmanager
+async def _sides(driver: str, *flags: str) -> AsyncGenerator[list[Side], None]:
+    """The nook, the baseline, and the endpoint alone."""
+    if os.geteuid() != 0:
+        raise MachineError("the lab needs root", "run the command with sudo")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(own_logs())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-bench-", dir=MEMORY)))
+        media = [folder / name for name in ("nook.img", "guest.img")]
+        await asyncio.to_thread(_fill, media)
+        product, started = await stack.enter_async_context(disk_of(driver, media[0], *flags))
+        await product.wait_for_spare(SPARE_SECONDS)
+        pid = int(started["domain_pid"])
+        guest = await stack.enter_async_context(guest_with(driver, media[1], arguments_of(pid)))
+        limit = await stack.enter_async_context(ram_disk(f"limit-{product.name}", SIZE_BYTES))
+        await asyncio.sleep(SETTLE_SECONDS)
+        family = family_of(product.name, [int(started["pid"]), pid])
+        yield [
+            Side("nook", _fio_on(Path(started["block_device"])), processor.of_processes(family)),
+            Side(BASELINE, guest.fio, processor.of_processes([guest.pid])),
+            Side("endpoint", _fio_on(limit.path), processor.of_processes([limit.pid])),
+        ]
+
+
+def _fio_on(device: Path) -> Fio:
+    """Run fio on a block device of the host."""
+
+    async def fio(options: str) -> dict[str, Any]:
+        argv = ["fio", f"--filename={device}", *options.split(), "--output-format=json"]
+        done = await asyncio.to_thread(run_program, argv, timeout_seconds=300.0)
+        return json.loads(done.stdout[done.stdout.index("{") :])
+
+    return fio
+
+
+def _fill(media: list[Path]) -> None:
+    """Whole files: what was never written reads faster."""
+    piece = os.urandom(1 << 20)
+    for medium in media:
+        with medium.open("wb") as file:
+            for _ in range(SIZE_BYTES // len(piece)):
+                file.write(piece)
