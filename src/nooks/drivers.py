@@ -53,6 +53,7 @@ class Driver(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     parameters: str = ""
     flavour: Flavour = "amd64"
     with_modules: tuple[str, ...] = ()
+    load_modules: tuple[str, ...] = ()
     firmware: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     stray_dma: tuple[Register, ...] = ()

@@ -160,8 +160,8 @@ def test_a_bug_is_injected_and_recorded(tmp_path: Path) -> None:
     stub = MemoryStub(code.sections[".text"].code.replace(b"\xe8\0\0\0\0", NOP5))
 
     def inject() -> list[dict[str, Any]]:
-        injection = Injection(tmp_path / "demo.ko", vmlinux, "double-free", 1, 1)
-        return asyncio.run(injection.apply(stub, {".text": BASE[64]}))
+        injection = Injection([tmp_path / "demo.ko"], vmlinux, "double-free", 1, 1)
+        return asyncio.run(injection.apply(stub, {"demo": {".text": BASE[64]}}))
 
     payload, entry = inject()
     assert (payload["function"], payload["type"]) == ("demo_probe", "double-free")

@@ -70,7 +70,8 @@ class MemoryStub(DebugStub):
 def run(
     stub: MemoryStub, path: Path, *, type_name: str = "text", count: int = 5, seed: int = 1
 ) -> list[dict[str, Any]]:
-    return asyncio.run(Injection(path, NO_KERNEL, type_name, count, seed).apply(stub, {".text": BASE}))
+    sections = {"demo_nic": {".text": BASE}}
+    return asyncio.run(Injection([path], NO_KERNEL, type_name, count, seed).apply(stub, sections))
 
 
 def test_module_file_is_understood(module_file: Path) -> None:
@@ -158,6 +159,23 @@ def test_faults_prefer_busy_functions(module_file: Path) -> None:
     assert 0 < chosen.count("demo_open") < len(chosen) / 4
 
 
+def test_faults_go_into_all_modules_that_carry_the_load(module_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "demo-core.ko"
+    other.write_bytes(module_bytes({"core_intr": 0, "core_open": SIZE}))
+    base = BASE + len(LIVE_TEXT)
+    sections = {"demo_nic": {".text": BASE}, "demo_core": {".text": base}}
+
+    def inject(*paths: Path, seed: int) -> list[dict[str, Any]]:
+        stub = MemoryStub(LIVE_TEXT * 2)
+        return asyncio.run(Injection(paths, NO_KERNEL, "text", 3, seed).apply(stub, sections))
+
+    faults = [fault for seed in range(40) for fault in inject(module_file, other, seed=seed)]
+    assert {fault["module"] for fault in faults} == {"demo_nic", "demo_core"}
+    assert all((int(fault["address"], 16) >= base) == (fault["module"] == "demo_core") for fault in faults)
+    of_one = [fault for fault in inject(module_file, other, seed=5) if fault["module"] == "demo_nic"]
+    assert of_one == inject(module_file, seed=5)[: len(of_one)]
+
+
 def test_code_that_is_not_the_modules_stays_untouched(module_file: Path) -> None:
     stub = MemoryStub(b"\xff" * len(LIVE_TEXT))
     with pytest.raises(NooksError, match="does not hold"):
@@ -181,7 +199,7 @@ def test_wrong_requests_are_refused_before_the_machine_stops(module_file: Path, 
     with pytest.raises(InputError, match="no function symbols"):
         run(stub, tmp_path / "empty.ko")
     with pytest.raises(NooksError, match=r"did not say where \.text"):
-        asyncio.run(Injection(module_file, NO_KERNEL, "text", 1, 1).apply(stub, {}))
+        asyncio.run(Injection([module_file], NO_KERNEL, "text", 1, 1).apply(stub, {}))
     assert stub.log == []
 
 

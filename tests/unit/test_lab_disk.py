@@ -1,5 +1,6 @@
 """The lab's applications for disks: that they notice what they are there to notice; how their run is summed up."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,10 @@ from random import Random
 
 import pytest
 
+from nooks.host.errors import InputError
+from nooks.lab.campaign.block import DiskApplication, surroundings
+from nooks.lab.campaign.classes import class_of
+from nooks.lab.campaign.sweep import sweep
 from nooks.lab.disk import archive, database, raw
 from nooks.lab.disk.recovery import Trial, document
 from nooks.lab.ways import SUPERVISOR, Failure
@@ -93,3 +98,58 @@ def test_a_summary_counts_drivers_apart_from_supervisors() -> None:
     assert summed["application_errors"] == 0
     summed = document("ide-disk", "mixed", [*trials, Trial(failure("hang", None))], ["e2fsck complains"])
     assert (summed["application_errors"], summed["unrecovered"]) == (2, 1)
+
+
+# -- in a campaign ------------------------------------------------------------------------------------------------
+
+
+def line(errors: int = 0, **more: object) -> dict[str, object]:
+    return {"time": 1.0, "bytes": 7, "pause": [0.0, 0.0], "errors": errors, **more}
+
+
+def test_what_a_campaign_is_told_of_a_disk() -> None:
+    async def run() -> None:
+        asked: list[str] = []
+        application = DiskApplication(lambda: asked.append("finish"))
+        application.add(line())
+        assert (application.gauge.received, application.errors(), application.ended) == (7, [], False)
+        assert await application.finish(0.01) == ["it did not come to an end within 0 s"]
+        application.add(line(errors=2, broken="Input/output error", judged=True))
+        assert application.ended
+        assert await application.finish(0.01) == ["2 blocks are not what was written", "Input/output error"]
+        assert asked == ["finish"]  # not once more: it has come to its end
+
+    asyncio.run(run())
+
+
+def test_the_program_of_a_campaign_finds_what_changed_under_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with surroundings() as around:
+            medium = tmp_path / "medium"
+            medium.write_bytes(bytes(8 << 20))
+            await around.started({"block_device": str(medium)})
+            async with around.application(1) as application:
+                while not application.gauge.received:
+                    await asyncio.sleep(0.01)
+                with medium.open("r+b") as file:
+                    file.write(Random(1).randbytes(8 << 20))
+                (error,) = await application.finish(60.0)
+                assert error.endswith("blocks are not what was written")
+
+    asyncio.run(run())
+
+
+def test_the_medium_of_a_worker_that_died_is_swept_away() -> None:
+    async def run() -> None:
+        async with surroundings() as around:
+            (folder,) = around.remains()["folders"]
+            assert str(Path(folder, "disk.img")) in around.flags()
+            sweep("nobody's", around.remains())
+            assert not Path(folder).exists()
+
+    asyncio.run(run())
+
+
+def test_a_drive_that_only_reads_has_no_campaign() -> None:
+    with pytest.raises(InputError, match="no workload for ide-cd, which only reads"):
+        class_of("ide-cd")

@@ -81,6 +81,18 @@ def test_one_trial_again(bench: Bench) -> None:
     assert (said.status, "--trial is of one driver" in said.stderr) == (2, True)
 
 
+def test_one_trial_of_a_disk_driver(bench: Bench) -> None:
+    words = ("campaign", "--driver", "ide-disk", "--seed", SEED, "--trial", "0", "--faults", "4", "--type", "nop")
+    record = bench.ok(*words)
+    assert record["verdict"] in VERDICTS
+    assert record["workload"].startswith("four threads that write")
+    assert {fault["module"] for fault in record["faults"]} <= {"ata_piix", "libata", "scsi_mod", "sd_mod"}
+    control = bench.ok(*words, "--native")
+    assert control["outcome"] in ("no-effect", "panic", "hang", "driver-failed")
+    places = [[(fault["module"], fault["offset"]) for fault in each["faults"]] for each in (record, control)]
+    assert places[0] == places[1]
+
+
 def beside(words: list[str]) -> subprocess.Popen[bytes]:
     """A dask command that goes on beside the test."""
     argv = [sys.executable, "-m", "dask", *words]

@@ -156,3 +156,12 @@ def test_what_happens_to_the_image_is_told_and_fails_no_driver(bench: Bench, tmp
     assert bench.status()["failures"] == 0
     refused = bench.nooks("set", bench.name, "ring.rx=512")
     assert refused.status == 2
+
+
+@pytest.mark.slow
+def test_a_nooks_disk_is_measured_beside_the_same_disk_in_a_guest(bench: Bench) -> None:
+    result = bench.ok("bench", "block", "--rounds", "1")
+    assert len(result["benchmarks"]) == 7
+    for row in result["benchmarks"]:
+        assert row["baseline"] == "in-domain"
+        assert min(row["nook"], row["native"], row["endpoint_over_ram"]) > 0, row

@@ -9,7 +9,7 @@ from nooks.domain import medium as in_domain
 from nooks.domain.domain import Domain
 from nooks.host.errors import InputError
 from nooks.nook.ledger import Ledger
-from nooks.spec import Spec
+from nooks.spec import Device, Spec
 
 MEDIUM = "block.medium"
 """The keeper's key of its descriptor."""
@@ -120,4 +120,9 @@ def open_first(spec: Spec) -> Medium | None:
 
 def is_removable(spec: Spec) -> bool:
     """Whether the device is an emulated drive, whose medium can be changed."""
-    return spec.emulated and spec.parsed_device.model in _REMOVABLE
+    return is_drive(spec.parsed_device)
+
+
+def is_drive(device: Device) -> bool:
+    """Whether QEMU emulates it as a drive, which only reads and whose medium can be changed."""
+    return device.kind == "emulated" and device.model in _REMOVABLE

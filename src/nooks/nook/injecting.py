@@ -7,7 +7,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nooks import drivers
 from nooks.host.errors import StateError
+from nooks.image.modules import canonical
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.nook import Nook
 
@@ -34,7 +36,8 @@ class Injecting:
             raise StateError(f"{nook.spec.name} runs without a debug stub", "start it with --debug")
         injection = await asyncio.to_thread(
             _prepared,
-            nook.image,
+            _module_files(nook),
+            Path(nook.image["vmlinux"]),
             str(arguments.get("type")),
             int(arguments.get("count") or 1),
             int(arguments.get("seed") or 0),
@@ -43,7 +46,7 @@ class Injecting:
         self._records = []
         nook.watcher.pause()
         try:
-            sections = nook.restarter.maker.facts["sections"][injection.module.name]
+            sections = nook.restarter.maker.facts["sections"]
             self._records = await _apply(injection, live, sections)
         finally:
             nook.watcher.unpause()
@@ -77,14 +80,21 @@ class Injecting:
         self._log = log
 
 
-def _prepared(image: dict[str, Any], type_name: str, count: int, seed: int) -> "Injection":
+def _module_files(nook: Nook) -> list[Path]:
+    """Of the driver, and of what carries its load, as far as these are modules of their own."""
+    image = nook.image
+    files = {canonical(name): Path(path) for name, path in image["module_files"].items()}
+    names = [image["load_order"][-1], *drivers.find(nook.spec.driver).load_modules]
+    return [files[canonical(name)] for name in names if canonical(name) in files]
+
+
+def _prepared(module_files: list[Path], vmlinux: Path, type_name: str, count: int, seed: int) -> "Injection":
     from nooks.faults.injector import Injection
 
-    file = image["module_files"][image["load_order"][-1]]
-    return Injection(Path(file), Path(image["vmlinux"]), type_name, count, seed)
+    return Injection(module_files, vmlinux, type_name, count, seed)
 
 
-async def _apply(injection: "Injection", live: Incarnation, sections: dict[str, int]) -> Records:
+async def _apply(injection: "Injection", live: Incarnation, sections: dict[str, dict[str, int]]) -> Records:
     from nooks.faults.gdb import DebugStub
 
     stub = await DebugStub.open(live.domain.handles.sockets["debug"].dup())

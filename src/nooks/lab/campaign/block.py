@@ -5,14 +5,15 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
-from nooks.host.errors import InputError
-from nooks.lab.campaign.classes import NativeSurroundings
+from nooks.device.emulated import as_argument, drive, drive_buses
+from nooks.image.payload import AGENT, Payload
 from nooks.lab.gauge import Gauge
-from nooks.lab.workers import Worker, python, worker
+from nooks.lab.workers import python, worker
+from nooks.spec import Device
 
 WORKLOAD = "four threads that write past the page cache, flush, and compare what they read"
 SIZE_BYTES = 256 << 20
@@ -20,31 +21,41 @@ _MEMORY = Path("/dev/shm")
 
 
 class DiskApplication:
-    """``lab.disk.raw`` on the nook's disk."""
+    """``lab.disk.raw``, wherever it runs; ``tell`` has it come to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], object] = lambda: None) -> None:
         self.gauge = Gauge()
-        self.worker: Worker | None = None
-        self._judged = False
+        self.tell = tell
+        self._judged = asyncio.Event()
 
     def add(self, line: dict[str, Any]) -> None:
         """Take one of its lines."""
         self.gauge.add(line)
-        self._judged = bool(line.get("judged"))
+        if line.get("judged"):
+            self._judged.set()
 
     def errors(self) -> list[str]:
         """What went wrong so far."""
         found = [f"{self.gauge.errors} blocks are not what was written"] if self.gauge.errors else []
         return found + ([self.gauge.broken] if self.gauge.broken else [])
 
+    @property
+    def ended(self) -> bool:
+        """Whether its last line came."""
+        return self._judged.is_set()
+
+    def tell_to_finish(self) -> None:
+        """It is to compare all that it wrote, and end."""
+        if not self.ended:
+            with contextlib.suppress(OSError):
+                self.tell()
+
     async def finish(self, within_seconds: float) -> list[str]:
-        """Have it compare all that it wrote, and end; the errors."""
-        assert self.worker is not None
-        if not self._judged:
-            self.worker.process.send_signal(signal.SIGTERM)
+        """Tell it to finish, and wait for its last line; the errors."""
+        self.tell_to_finish()
         try:
             async with asyncio.timeout(within_seconds):
-                await self.worker.finished()
+                await self._judged.wait()
         except TimeoutError:
             return [*self.errors(), f"it did not come to an end within {within_seconds:.0f} s"]
         return self.errors()
@@ -78,10 +89,68 @@ class DiskSurroundings:
     @contextlib.asynccontextmanager
     async def application(self, seed: int) -> AsyncGenerator[DiskApplication, None]:
         """The program, on the host."""
-        application = DiskApplication()
         command = python("nooks.lab.disk.raw", "--path", self._device, "--seed", seed & 0xFFFFFFFF)
-        async with worker("disk user", command, application.add) as application.worker:
+        application = DiskApplication()
+        async with worker("disk user", command, application.add) as running:
+            application.tell = lambda: running.process.send_signal(signal.SIGTERM)
             yield application
+
+
+class NativeDiskSurroundings:
+    """A guest's disk, in memory."""
+
+    workload = WORKLOAD
+    payload = Payload(
+        AGENT.root,
+        (
+            *AGENT.packages,
+            "nooks.lab.disk.guest",
+            "nooks.lab.disk.raw",
+            "nooks.lab.guest",
+            "nooks.lab.content",
+            "nooks.lab.meter",
+        ),
+        "nooks.lab.disk.guest",
+    )
+    writes_files = True
+
+    def __init__(self) -> None:
+        self.name = f"disk-{os.urandom(2).hex()}"
+        self.medium = os.memfd_create("nooks-medium", os.MFD_CLOEXEC)
+        os.ftruncate(self.medium, SIZE_BYTES)
+
+    def remains(self) -> dict[str, list[str]]:
+        """Nothing: the medium ends with who uses it."""
+        return {}
+
+    def hardware(self, device: Device) -> tuple[str, ...]:
+        """The disk with its medium."""
+        return (
+            *("-add-fd", "fd={medium},set=9"),
+            *("-blockdev", "driver=file,node-name=file,filename=/dev/fdset/9,locking=off,aio=threads"),
+            *("-blockdev", "driver=raw,node-name=medium,file=file"),
+            *drive_buses(device.model, device.options),
+            *as_argument(drive(device.model, device.options, "medium", "unit")),
+        )
+
+    def attachments(self) -> dict[str, int]:
+        """The medium."""
+        return {"medium": self.medium}
+
+    def bring_up(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+    def use(self, seed: int) -> dict[str, Any]:
+        """What decides the program's way."""
+        return {"seed": seed & 0xFFFFFFFF}
+
+    def settle(self) -> None:
+        """Whatever is on the medium, the program compares only what it wrote itself."""
+
+    def application(self, say: Callable[[bytes], None]) -> DiskApplication:
+        """The program in a guest."""
+        return DiskApplication(lambda: say(b"finish\n"))
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +161,10 @@ async def surroundings() -> AsyncGenerator[DiskSurroundings, None]:
 
 
 @contextlib.asynccontextmanager
-async def native_surroundings() -> AsyncGenerator[NativeSurroundings, None]:
-    """The class's entry point for native controls, of which there are none."""
-    raise InputError("there are no native controls for block drivers yet", "leave out --controls and --native")
-    yield  # makes it a generator
+async def native_surroundings() -> AsyncGenerator[NativeDiskSurroundings, None]:
+    """The class's entry point for native controls."""
+    around = NativeDiskSurroundings()
+    try:
+        yield around
+    finally:
+        os.close(around.medium)

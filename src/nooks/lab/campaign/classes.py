@@ -9,7 +9,8 @@ from nooks import drivers
 from nooks.host.errors import InputError
 from nooks.image.payload import Payload
 from nooks.lab.gauge import Gauge
-from nooks.spec import Device
+from nooks.nook.block_tray import is_drive
+from nooks.spec import Device, parse_device
 
 _MODULES = {
     "network": "nooks.lab.campaign.network",
@@ -80,6 +81,8 @@ class NativeSurroundings(Protocol):
     workload: str
     payload: Payload
     """The guest's program."""
+    writes_files: bool
+    """Whether one of the attachments is a file that the guest writes (``Plan``)."""
 
     def remains(self) -> dict[str, list[str]]:
         """As those of a nook's surroundings."""
@@ -124,8 +127,11 @@ class DriverClass(Protocol):
 
 def class_of(driver: str) -> DriverClass:
     """What the class of a driver brings. Raises InputError if campaigns don't know it yet."""
-    name = drivers.find(driver).driver_class
+    row = drivers.find(driver)
+    name = row.driver_class
     if name not in _MODULES:
         raise InputError(f"there is no workload for {name} drivers yet", "choose a driver of another class")
+    if any(is_drive(parse_device(device)) for device in row.devices[:1]):
+        raise InputError(f"there is no workload for {driver}, which only reads", "choose a disk's driver")
     module: Any = importlib.import_module(_MODULES[name])
     return module

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nooks import drivers
+from nooks.device import late
 from nooks.domain import accel
 from nooks.domain.domain import Domain, Jail
 from nooks.domain.maker import DomainMaker
@@ -55,11 +56,15 @@ class ControlLane:
         self._driver = drivers.find(driver)
         if not self._driver.devices:
             raise InputError(f"{driver} has no emulated device to make native controls with", "choose another driver")
+        if not late.has_snapshots(parse_device(self._driver.devices[0])):
+            raise InputError(
+                f"{driver} has no native controls: no snapshot can hold its device", "leave --controls and --native out"
+            )
         self._kernel = kernel
         self._stack = contextlib.AsyncExitStack()
         self._around: NativeSurroundings
         self._maker: DomainMaker
-        self.module_file: Path
+        self.module_files: list[Path]
 
     async def __aenter__(self) -> "ControlLane":
         try:
@@ -92,13 +97,15 @@ class ControlLane:
     async def _prepare(self) -> None:
         driver, around = self._driver, self._around
         kernel = await asyncio.to_thread(_kernel, self._kernel, driver.flavour)
+        modules = [*driver.with_modules, driver.module]
         image = await asyncio.to_thread(
-            lambda: initramfs.build(kernel, [driver.module], firmware=driver.firmware, payload=around.payload)
+            lambda: initramfs.build(kernel, modules, firmware=driver.firmware, payload=around.payload)
         )
-        module = ModuleTree(kernel.modules, kernel.version).find(image.load_order[-1])
-        if module is None:
+        tree = ModuleTree(kernel.modules, kernel.version)
+        found = [tree.find(name) for name in (image.load_order[-1], *driver.load_modules)]
+        self.module_files = [module.path for module in found if module is not None]
+        if not self.module_files:
             raise NooksError(f"kernel {kernel.version} has no {image.load_order[-1]}", "use another kernel")
-        self.module_file = module.path
         plan = Plan(
             vmlinux=kernel.vmlinux,
             initramfs=image.initramfs,
@@ -107,6 +114,7 @@ class ControlLane:
             hardware=around.hardware(parse_device(driver.devices[0])),
             accelerator=accel.tcg(),
             debug=True,
+            writes_files=around.writes_files,
             guest_arguments=DISTRIBUTION,
         )
         name = self._guest_name()
@@ -157,7 +165,7 @@ class ControlLane:
 
     async def _try(self, order: Order) -> Record:
         injection = await asyncio.to_thread(
-            Injection, self.module_file, self._maker.plan.vmlinux, order.type, order.faults, order.injection_seed
+            Injection, self.module_files, self._maker.plan.vmlinux, order.type, order.faults, order.injection_seed
         )
         log = TranslationLog()
         try:
@@ -190,7 +198,7 @@ class ControlLane:
     async def _inject(self, domain: Domain, injection: Injection) -> list[dict[str, Any]]:
         stub = await DebugStub.open(domain.handles.sockets["debug"].dup())
         try:
-            return await injection.apply(stub, self._maker.facts["sections"][injection.module.name])
+            return await injection.apply(stub, self._maker.facts["sections"])
         finally:
             await stub.close()
 

@@ -143,6 +143,7 @@ class NativeNetworkSurroundings:
         ),
         "nooks.lab.exchange.guest",
     )
+    writes_files = False
 
     def __init__(self, bed: beds.Bed, wire: Wire, server: Worker) -> None:
         self.name = bed.nook

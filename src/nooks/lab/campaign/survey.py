@@ -5,7 +5,7 @@ Prints a table for ``faults/busy.toml``. Measured in a guest without a nook, by 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nooks.faults.busy import plain_name
 from nooks.faults.coverage import TranslationLog
@@ -31,23 +31,34 @@ def running_functions(module: ModuleCode, sections: dict[str, int], addresses: f
     )
 
 
-async def survey(driver: str, kernel: str | None) -> str:
-    """A driver's table as TOML. Raises NooksError."""
+async def survey(driver: str, kernel: str | None) -> dict[str, tuple[str, set[str]]]:
+    """Kernel and functions by module: the driver's, and those that carry its load. Raises NooksError."""
     async with ControlLane(driver, kernel) as lane:
         log = TranslationLog()
         try:
             sections = await lane.survey(log, SECONDS)
-            module = read_module(lane.module_file)
-            names = running_functions(module, sections[module.name], log.addresses())
+            addresses = log.addresses()
         finally:
             log.close()
-    lines = "".join(f'    "{name}",\n' for name in names)
-    return f'[{module.name}]\nkernel = "{lane.version}"\nfunctions = [\n{lines}]\n'
+    modules = [read_module(path) for path in lane.module_files]
+    return {each.name: (lane.version, set(running_functions(each, sections[each.name], addresses))) for each in modules}
+
+
+def as_toml(module: str, kernel: str, functions: Iterable[str]) -> str:
+    """A module's table."""
+    lines = "".join(f'    "{name}",\n' for name in sorted(functions))
+    return f'[{module}]\nkernel = "{kernel}"\nfunctions = [\n{lines}]\n'
 
 
 async def _survey_all(drivers: Sequence[str], kernel: str | None) -> None:
+    """What several drivers use of one module goes into one table."""
+    tables: dict[str, tuple[str, set[str]]] = {}
     for driver in drivers:
-        print(await survey(driver, kernel), flush=True)
+        for module, (version, functions) in (await survey(driver, kernel)).items():
+            _, known = tables.get(module, ("", set[str]()))
+            tables[module] = version, known | functions
+    for module, (version, functions) in tables.items():
+        print(as_toml(module, version, functions), flush=True)
 
 
 def main() -> int:

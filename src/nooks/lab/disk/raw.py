@@ -13,8 +13,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from nooks.lab.meter import REPORT_SECONDS, Meter, say
 
@@ -63,9 +65,10 @@ class Writer:
 
 
 class Work:
-    """All writers, and what they have in common."""
+    """All writers, and what they have in common; lines of output go to ``tell``."""
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, path: Path, seed: int, tell: Callable[[dict[str, Any]], None] = say) -> None:
+        self._tell = tell
         blocks = _size_of(path) // BLOCK // THREADS
         self.writers = [Writer(path, index * blocks, blocks, seed) for index in range(THREADS)]
         self._meter = Meter(time.time())
@@ -86,7 +89,7 @@ class Work:
     def report(self, now: float, *, final: bool = False) -> None:
         """Say how it goes."""
         line = self._meter.report(now) | {"errors": sum(writer.errors for writer in self.writers)}
-        say(line | ({"broken": self.broken} if self.broken else {}) | ({"judged": True} if final else {}))
+        self._tell(line | ({"broken": self.broken} if self.broken else {}) | ({"judged": True} if final else {}))
 
     def _work(self, writer: Writer) -> None:
         try:
