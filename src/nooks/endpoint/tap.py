@@ -15,6 +15,7 @@ from nooks.endpoint.ethtool import SPEED_UNKNOWN, LinkSettings
 from nooks.endpoint.interface import Statistics
 from nooks.endpoint.ledger import Ledger
 from nooks.endpoint.multiqueue import EndpointGone, MultiQueueTap, Switch
+from nooks.endpoint.queues import Queues
 from nooks.host.errors import InputError
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.settings import Settings, check_setting
@@ -27,14 +28,14 @@ _LINK_KEYS = ("link.speed", "link.duplex", "link.autoneg")
 _FEATURE = "feature."
 
 
-class TapEndpoint:
+class TapEndpoint(Queues):
     """The interface, its two queues, and the ledger that tells the user's changes from ours.
 
     Every method may raise EndpointGone when somebody deleted the interface.
     """
 
     def __init__(self, tap: MultiQueueTap, ledger: Ledger) -> None:
-        self._tap = tap
+        super().__init__(tap)
         self._interface = tap.interface
         self._moved = 0
         self._lost = 0
@@ -96,16 +97,6 @@ class TapEndpoint:
     def namespace(self) -> int:
         """A descriptor of the namespace that it is in; it stays this object's own."""
         return self._tap.namespace
-
-    @property
-    def queue_fds(self) -> tuple[int, ...]:
-        """Both queues' descriptors, for the keeper and for QEMU to inherit. They stay this object's own."""
-        return self._tap.queue_fds
-
-    @property
-    def lossless(self) -> bool:
-        """Whether a switch of queues loses nothing (it takes BPF; see steering.py)."""
-        return self._tap.lossless
 
     def configure(self, addresses: Sequence[str] = (), *, mtu: int | None = None, up: bool | None = None) -> None:
         """Set it up at the start, as ours. Raises InputError for an address that is none or an MTU out of range."""
@@ -193,29 +184,9 @@ class TapEndpoint:
         with self._tap.apart(queue):
             yield
 
-    def attached(self, queue: int) -> bool:
-        """Whether frames can come through this queue."""
-        return self._tap.attached(queue)
-
-    def attach(self, queue: int) -> None:
-        """From now on this queue gets all of the host's frames."""
-        self._tap.attach(queue)
-
-    def detach(self, queue: int) -> None:
-        """No frame comes through this queue any more; what it holds is thrown away (see ``switch``)."""
-        self._tap.detach(queue)
-
-    def drain(self, queue: int) -> list[bytes]:
-        """Take out the frames, vnet headers first, that a dead domain left in its queue."""
-        return self._tap.drain(queue)
-
-    def reinject(self, frames: Sequence[bytes]) -> int:
-        """Send drained frames again, into the queue that is attached now; returns how many were taken."""
-        return self._tap.reinject(frames)
-
     def switch(self, to: int) -> Switch:
         """Failover: queue ``to`` serves from now on, with what waited in the other. After the fence only."""
-        done = self._tap.switch(to)
+        done = super().switch(to)
         self._moved += done.moved
         self._lost += done.lost
         return done

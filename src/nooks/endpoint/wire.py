@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from nooks.endpoint import netns, slirp
-from nooks.endpoint.multiqueue import QUEUES, MultiQueueTap, Switch
+from nooks.endpoint.multiqueue import QUEUES, MultiQueueTap
+from nooks.endpoint.queues import Queues
 from nooks.endpoint.slirp import Slirp
 from nooks.host.errors import InputError, MachineError
 
@@ -37,12 +38,12 @@ def parse_wire(text: str) -> WireSpec:
     return WireSpec(found["interface"], found["namespace"])
 
 
-class Wire:
+class Wire(Queues):
     """The cable's TAP, and what it made to have one. Close it with ``close``; ``descriptors`` outlive this process."""
 
     def __init__(self, spec: WireSpec, tap: MultiQueueTap, namespace: int | None, made: bool) -> None:
+        super().__init__(tap)
         self.spec = spec
-        self._tap = tap
         self._namespace = namespace
         self._made = made
         self._slirp: Slirp | None = None
@@ -91,40 +92,6 @@ class Wire:
         if self._slirp is not None:
             held |= {_EXIT: self._slirp.exit_fd, _PROCESS: self._slirp.pidfd}
         return held
-
-    @property
-    def queue_fds(self) -> tuple[int, ...]:
-        """Both queues' descriptors, for QEMU to inherit."""
-        return self._tap.queue_fds
-
-    @property
-    def lossless(self) -> bool:
-        """Whether a switch of queues loses nothing."""
-        return self._tap.lossless
-
-    def attached(self, queue: int) -> bool:
-        """Whether frames can come through this queue."""
-        return self._tap.attached(queue)
-
-    def attach(self, queue: int) -> None:
-        """From now on this queue gets all frames from the cable."""
-        self._tap.attach(queue)
-
-    def detach(self, queue: int) -> None:
-        """No frame comes through this queue any more."""
-        self._tap.detach(queue)
-
-    def drain(self, queue: int) -> list[bytes]:
-        """Take out the frames that a dead domain left in its queue."""
-        return self._tap.drain(queue)
-
-    def reinject(self, frames: list[bytes]) -> int:
-        """Send drained frames again; returns how many were taken."""
-        return self._tap.reinject(frames)
-
-    def switch(self, to: int) -> Switch:
-        """Failover, as TapEndpoint.switch."""
-        return self._tap.switch(to)
 
     async def close(self) -> None:
         """End the user-mode network, and remove the namespace if it was made here. Again is harmless."""

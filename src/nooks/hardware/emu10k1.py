@@ -11,13 +11,12 @@ MIDI, the timer, S/PDIF, tank memory, P16V; outputs other than the front. Interp
 import array
 from typing import ClassVar
 
-from nooks.hardware.ac97 import Codec
 from nooks.hardware.emu10k1_chip import EMU10K1, EMU10K2, Chip, PageTable, Port, Register, Voice, sends
 from nooks.hardware.fx8010 import Processor
-from nooks.hardware.loop import Loop, Timer
-from nooks.hardware.memory import DmaRefused, Refused
-from nooks.hardware.pci import Bar, Identity, PciFunction
-from nooks.hardware.wave import RATE, Resampler, WaveSink, WaveSource, led, mixed, snapped
+from nooks.hardware.memory import DmaRefused
+from nooks.hardware.pci import Bar, Identity
+from nooks.hardware.sound import SoundCard
+from nooks.hardware.wave import RATE, Resampler, led, mixed, snapped
 
 VOICES = 64
 CODEC_VENDOR = 0x83847609  # SigmaTel STAC9721
@@ -33,10 +32,9 @@ _SIZES = tuple(base << shift for shift in range(8) for base in (384, 448, 512, 6
 """Of the recording buffer in bytes, by ADCBS less one."""
 
 _LONGEST_SECONDS = 0.01
-_BEHIND_SECONDS = 0.5
 
 
-class Emu10k1(PciFunction):
+class Emu10k1(SoundCard):
     """Sound Blaster Live!, found by its stock driver ``snd-emu10k1``."""
 
     chip: ClassVar[Chip] = EMU10K1
@@ -51,14 +49,7 @@ class Emu10k1(PciFunction):
         max_latency=20,
     )
     bars = {0: Bar(32, io=True)}
-
-    def __init__(self, loop: Loop, refused: Refused, sink: WaveSink, source: WaveSource) -> None:
-        super().__init__(loop, refused)
-        self._sink = sink
-        self._source = source
-        self._codec = Codec(CODEC_VENDOR)
-        self._timer: Timer | None = None
-        self.reset()
+    codec_vendor = CODEC_VENDOR
 
     def reset(self) -> None:
         """As after power-on."""
@@ -74,10 +65,6 @@ class Emu10k1(PciFunction):
         self._since = self.loop.clock()
         self._samples = 0
         self._update()
-
-    def close(self) -> None:
-        """The last samples are in the file."""
-        self._sink.close()
 
     # -- ports --------------------------------------------------------------------------------------------------
 
@@ -201,20 +188,11 @@ class Emu10k1(PciFunction):
 
     # -- time ---------------------------------------------------------------------------------------------------
 
-    def mastering_changed(self, enabled: bool) -> None:
-        """Without the bus nothing is fetched, and the clock goes on."""
-        self._advance()
-        self._sink.settle()
-
     def _advance(self) -> None:
         """Play and record what is due since the last time."""
-        now = self.loop.clock()
-        if now - self._since > _BEHIND_SECONDS:
-            self._since = now - _BEHIND_SECONDS
-        due = int((now - self._since) * RATE)
-        if due <= 0:
+        due = self._due()
+        if not due:
             return
-        self._since += due / RATE
         self._samples += due
         if not self.memory.enabled:
             return
@@ -241,11 +219,6 @@ class Emu10k1(PciFunction):
     def _until_loop(self, number: int) -> float:
         left = (self._get(Register.DSL, number) & _ADDRESS_MASK) - self._voices[number].position
         return max(0.0, left / (self._step(number) * RATE))
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._advance()
-        self._schedule()
 
     # -- voices -------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,10 @@ import array
 from dataclasses import dataclass, field
 from enum import IntFlag
 
-from nooks.hardware.ac97 import Codec
-from nooks.hardware.loop import Loop, Timer
-from nooks.hardware.memory import DmaRefused, Refused
-from nooks.hardware.pci import Bar, Identity, PciFunction
-from nooks.hardware.wave import CHANNELS, RATE, Resampler, WaveSink, WaveSource, mixed, scaled
+from nooks.hardware.memory import DmaRefused
+from nooks.hardware.pci import Bar, Identity
+from nooks.hardware.sound import SoundCard
+from nooks.hardware.wave import CHANNELS, RATE, Resampler, mixed, scaled
 
 CONTROL, STATUS, UART, MEMORY_PAGE, SRC, CODEC, LEGACY, SERIAL = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14, 0x18, 0x20
 COUNTS = {0x24: 0, 0x28: 1, 0x2C: 2}
@@ -35,8 +34,6 @@ _INTEGER, _FRACTION = 1, 3
 
 _LONGEST_SECONDS = 0.01
 """A channel is looked after at least this often, so that its position is near the truth."""
-_BEHIND_SECONDS = 0.5
-"""If the process was held up for longer, that time is left out: it will not be made up for."""
 
 
 class Mode(IntFlag):
@@ -74,7 +71,7 @@ def _channels() -> list[Channel]:
     ]
 
 
-class Es1371(PciFunction):
+class Es1371(SoundCard):
     """The card, found by its stock driver ``snd-ens1371``."""
 
     identity = Identity(
@@ -88,14 +85,7 @@ class Es1371(PciFunction):
         max_latency=128,
     )
     bars = {0: Bar(64, io=True)}
-
-    def __init__(self, loop: Loop, refused: Refused, sink: WaveSink, source: WaveSource) -> None:
-        super().__init__(loop, refused)
-        self._sink = sink
-        self._source = source
-        self._codec = Codec(CODEC_VENDOR)
-        self._timer: Timer | None = None
-        self.reset()
+    codec_vendor = CODEC_VENDOR
 
     def reset(self) -> None:
         """As after power-on."""
@@ -108,10 +98,6 @@ class Es1371(PciFunction):
         self._since = self.loop.clock()
         self._played = 0
         self._update()
-
-    def close(self) -> None:
-        """The last samples are in the file."""
-        self._sink.close()
 
     # -- registers ----------------------------------------------------------------------------------------------
 
@@ -234,11 +220,6 @@ class Es1371(PciFunction):
 
     # -- samples ------------------------------------------------------------------------------------------------
 
-    def mastering_changed(self, enabled: bool) -> None:
-        """Without the bus nothing is fetched, and the clock goes on."""
-        self._advance()
-        self._sink.settle()
-
     def _active(self) -> list[Channel]:
         return [each for each in self._channels if each.running and not self._serial & each.pause]
 
@@ -255,13 +236,9 @@ class Es1371(PciFunction):
 
     def _advance(self) -> None:
         """Play and record what is due since the last time."""
-        now = self.loop.clock()
-        if now - self._since > _BEHIND_SECONDS:
-            self._since = now - _BEHIND_SECONDS
-        due = int((now - self._since) * RATE)
-        if due <= 0:
+        due = self._due()
+        if not due:
             return
-        self._since += due / RATE
         active = self._active()
         if not active or not self.memory.enabled:
             return
@@ -333,11 +310,6 @@ class Es1371(PciFunction):
         if waits:
             wait = min(min(waits), _LONGEST_SECONDS)
             self._timer = self.loop.call_at(self._since + wait + 1 / RATE, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._advance()
-        self._schedule()
 
 
 def _frame_bytes(mode: int) -> int:
