@@ -22,7 +22,22 @@ from nooks.lifecycle import contact
 
 DEVICES = Path("/run/nooks-lab/devices.json")
 COMMAND_SECONDS = 400
+SPARE_SECONDS = 400.0
 PORT = 7007
+HANGS = {"heartbeat", "halted"}
+NOTICED_AS = {
+    # Slowly emulated, a domain that dies takes so long over it that its silence is often noticed first.
+    "kill": {"exit"} | HANGS,
+    "freeze": {"frozen"} | HANGS,
+    "panic": {"panic"} | HANGS,
+    "oops": {"oops", "panic"} | HANGS,
+    "agent": {"panic", "exit"} | HANGS,
+    "leak": {"memory", "panic"} | HANGS,
+    "hang": HANGS,
+    "halt": HANGS,
+    "silent": {"no-progress", "no-answer"},
+    "dma": {"dma"},
+}
 ECHO = """
 import socket, sys
 server = socket.create_server((sys.argv[1], int(sys.argv[2])))
@@ -135,7 +150,7 @@ class Nook:
 
     def crash(self, how: str) -> tuple[str, dict[str, Any]]:
         """Fail it, wait until it serves again; the reason that was noticed, and the detail of its ``resumed`` event."""
-        before = self.until(lambda status: status["state"] == "running" and status["spare_ready"])
+        before = self.until(lambda status: status["state"] == "running" and status["spare_ready"], SPARE_SECONDS)
         with contact.connect(self.name) as control:
             control.request("crash", {"how": how}, timeout_seconds=30)
         self.until(lambda status: status["recoveries"] > before["recoveries"])
@@ -207,7 +222,7 @@ def nooks(*arguments: str) -> subprocess.CompletedProcess[str]:
 def ok(*arguments: str) -> dict[str, Any]:
     """Run a command that must succeed; its document."""
     done = nooks(*arguments)
-    assert done.returncode == 0, done.stderr + _logs()
+    assert done.returncode == 0, done.stderr + logs()
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -217,7 +232,7 @@ def end_nooks() -> None:
         nooks("detach", directory.name, "--force")
 
 
-def _logs() -> str:
+def logs() -> str:
     """What the nooks' logs say, for a failure that only they explain."""
     return "\n".join(path.read_text()[-6000:] for path in paths.log_dir().glob("*.log"))
 

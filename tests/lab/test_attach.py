@@ -12,27 +12,13 @@ from nooks.device import pci, usb
 from nooks.device.taking import resolve
 from nooks.host import paths
 from nooks.spec import load
-from tests.lab.conftest import Card, Nook, Talk, cabled, end_nooks, network_devices, nooks, ok, run
+from tests.lab.conftest import NOTICED_AS, Card, Nook, Talk, cabled, end_nooks, network_devices, nooks, ok, run
 
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(not network_devices(), reason="not inside a lab machine with network cards ('nooks lab run')"),
 ]
 
-HANGS = {"heartbeat", "halted"}
-NOTICED_AS = {
-    # Slowly emulated, a domain that dies takes so long over it that its silence is often noticed first.
-    "kill": {"exit"} | HANGS,
-    "freeze": {"frozen"} | HANGS,
-    "panic": {"panic"} | HANGS,
-    "oops": {"oops", "panic"} | HANGS,
-    "agent": {"panic", "exit"} | HANGS,
-    "leak": {"memory", "panic"} | HANGS,
-    "hang": HANGS,
-    "halt": HANGS,
-    "silent": {"no-progress", "no-answer"},
-    "dma": {"dma"},
-}
 STEPS = {"reset", "plug", "probe", "link"}
 
 

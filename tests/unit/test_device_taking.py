@@ -18,6 +18,9 @@ def kernel(tmp_path: Path) -> FakeKernel:
     made.usb("1-2")
     made.usb_interface("1-2", "1.0", driver="r8152", net="eth1")
     made.virtual_interface("br0", "eth0")
+    sound = made.pci("0000:00:1b.0", code="040300", driver="snd_hda_intel", module="snd_hda_intel")
+    (sound / "sound/card0").mkdir(parents=True)
+    made.link("sys/class/sound/card0", sound / "sound/card0")
     made.disk(made.pci("0000:00:1f.2", code="010601", driver="ahci"), "sda", "8", "sda1")
     return made
 
@@ -34,6 +37,7 @@ def kernel(tmp_path: Path) -> FakeKernel:
         ("usb:0BDA:8153@1-2", "usb:0bda:8153"),
         ("/dev/sda1", "pci:0000:00:1f.2"),
         ("sda", "pci:0000:00:1f.2"),
+        ("card0", "pci:0000:00:1b.0"),
     ],
 )
 def test_names(kernel: FakeKernel, text: str, device: str) -> None:
@@ -44,8 +48,8 @@ def test_names(kernel: FakeKernel, text: str, device: str) -> None:
     ("text", "said"),
     [
         ("br0", "the network interface br0 is no device of its own"),
-        ("nothing", "no device, network interface or disk 'nothing'"),
-        ("../../etc", "no device, network interface or disk"),
+        ("nothing", "no device, network interface, disk or sound card 'nothing'"),
+        ("../../etc", "no device, network interface, disk or sound card"),
         ("04:00.0", "there is no PCI device"),
         ("usb:03:00.0", "is no USB device"),
         ("pci:0bda:8153", "is no PCI address"),

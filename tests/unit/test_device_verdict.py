@@ -202,13 +202,34 @@ def test_a_sound_card_that_plays(kernel: FakeKernel) -> None:
     place = kernel.pci("0000:00:1b.0", code="040300", driver="snd_hda_intel", module="snd_hda_intel", group=9)
     (place / "sound/card1").mkdir(parents=True)
     kernel.link("sys/class/sound/card1", place / "sound/card1")
-    for name in ("controlC1", "pcmC1D0p", "pcmC11D0p", "controlC11"):
+    for name in ("controlC1", "pcmC1D0p", "pcmC11D0p", "controlC11", "hwC1D0", "timer"):
         kernel.file(f"dev/snd/{name}", "")
-    kernel.process(50, opened="/dev/snd/pcmC1D0p")
     kernel.process(51, opened="/dev/snd/pcmC11D0p")
-    verdict = judge(kernel, "00:1b.0")
-    assert (verdict.driver_class, verdict.name) == ("sound", "card1")
-    assert "card1 is open in process 50, which will lose it" in verdict.notes
+    kernel.process(52, opened="/dev/snd/timer")
+    verdict = judge(kernel, "card1")
+    assert (verdict.device, verdict.driver_class, verdict.name) == ("pci:0000:00:1b.0", "sound", "card1")
+    assert verdict.possible
+    kernel.process(50, opened="/dev/snd/pcmC1D0p", comm="pulseaudio")
+    kernel.process(53, opened="/dev/snd/hwC1D0", comm="firmware")
+    assert told(kernel, "card1") == [
+        ("process 50 (pulseaudio) has card1 open", True),
+        ("process 53 (firmware) has card1 open", True),
+    ]
+
+
+def test_sound_cards_that_are_no_ones_alone(kernel: FakeKernel) -> None:
+    place = kernel.pci("0000:00:1b.0", code="040300", driver="snd_hda_intel", module="snd_hda_intel", group=9)
+    assert told(kernel, "00:1b.0") == [("snd_hda_intel has made no sound card here", True)]
+    for number in (1, 2):
+        (place / f"sound/card{number}").mkdir(parents=True)
+        kernel.link(f"sys/class/sound/card{number}", place / f"sound/card{number}")
+    assert told(kernel, "card1") == [("it makes 2 sound cards; a nook has one", False)]
+    (place / "machine").mkdir()
+    (place / "machine/driver").symlink_to(kernel.driver("platform", "skl_hda", "snd_soc_skl_hda_dsp"))
+    (place / "sound/card1/device").symlink_to(place / "machine")
+    assert ("two drivers make card1 (snd_hda_intel, snd_soc_skl_hda_dsp); a nook has one", False) in told(
+        kernel, "card1"
+    )
 
 
 def test_a_device_of_no_class(kernel: FakeKernel) -> None:

@@ -66,3 +66,11 @@ def test_force_overrides_what_is_only_inadvisable() -> None:
     examining.refuse_unless_possible(replace(GOOD, problems=(SOFT,)), force=True)
     with pytest.raises(StateError, match="it is mounted; unmount it"):
         examining.refuse_unless_possible(replace(GOOD, problems=(HARD, SOFT)), force=True)
+
+
+def test_what_is_made_for_applications_depends_on_the_class() -> None:
+    sound = replace(GOOD, name="card0", driver_class="sound", module="snd_intel8x0")
+    steps = examining.plan(sound, examining.spec_for(sound, {"name": "speakers"}), force=False)["steps"]
+    assert "make the sink and the source nooks-speakers, as the card has them" in steps
+    assert examining.spec_for(sound, {}).name == "card0"
+    assert examining.spec_for(replace(sound, name=""), {"sound.policy": "clock"}).sound.policy == "clock"

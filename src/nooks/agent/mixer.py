@@ -103,6 +103,12 @@ class Mixer:
         elements = (Element(self.descriptor, identity, key) for identity, key in _identities(self.descriptor))
         self.elements = {element.key: element for element in elements if element.usable}
 
+    def __enter__(self) -> "Mixer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.descriptor)
+
     def card(self) -> str:
         """The card's name."""
         return _text(alsa.CARD_INFO.unpack(alsa.card_info(self.descriptor))[4])

@@ -8,10 +8,12 @@ from nooks.cli.options import (
     DebugOption,
     IntensityOption,
     Json,
+    LatencyOption,
     MeansOption,
     MemoryOption,
     Name,
     PeriodOption,
+    PolicyOption,
 )
 from nooks.cli.output import emit, seconds
 from nooks.cli.progress import TerminalProgress
@@ -33,7 +35,7 @@ def attach(
         str,
         typer.Argument(
             metavar="DEVICE",
-            help="A PCI address, usb:VID:PID, or the name of an interface or disk.",
+            help="A PCI address, usb:VID:PID, or the name of an interface, disk or sound card (card0).",
             autocompletion=complete_devices,
         ),
     ],
@@ -48,6 +50,8 @@ def attach(
     ] = None,
     memory: MemoryOption = None,
     debug: DebugOption = None,
+    policy: PolicyOption = None,
+    latency: LatencyOption = None,
     intensity: IntensityOption = None,
     period_seconds: PeriodOption = None,
     means: MeansOption = None,
@@ -61,8 +65,8 @@ def attach(
 ) -> None:
     """Take a real device from the host's driver and run the same driver in a nook; returns when that can be used.
 
-    The nook's interface gets the addresses and routes that the host's had, and its name unless another is given. If
-    anything fails, or on Ctrl-C, all is put back as it was.
+    A network nook's interface gets the addresses and routes that the host's had, and its name unless another is given;
+    a sound nook's sink and source are nooks-NAME. If anything fails, or on Ctrl-C, all is put back as it was.
     """
     from nooks.cli import ahead
     from nooks.lifecycle import attach as attaching
@@ -72,6 +76,8 @@ def attach(
         "kernel": kernel,
         "memory": memory,
         "debug": debug,
+        "sound.policy": policy,
+        "sound.latency": latency,
         "restart.intensity": intensity,
         "restart.period_seconds": period_seconds,
         "restart.means": means,

@@ -54,6 +54,10 @@ IntensityOption = Annotated[
     int | None, typer.Option("--intensity", metavar="N", help="Failures in a period before it gives up.")
 ]
 PeriodOption = Annotated[float | None, typer.Option("--period-seconds", metavar="SECONDS", help="That period.")]
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", metavar="POLICY", help="Sound, while a driver is away: content or clock.")
+]
+LatencyOption = Annotated[str | None, typer.Option("--latency", metavar="LATENCY", help="Sound: default or low.")]
 MeansOption = Annotated[
     str | None,
     typer.Option("--means", metavar="MEANS", help="The quickest restart to use: spare, restore, hotplug or cold."),

@@ -12,9 +12,11 @@ from nooks.cli.options import (
     DriverOption,
     IntensityOption,
     Json,
+    LatencyOption,
     MeansOption,
     MemoryOption,
     PeriodOption,
+    PolicyOption,
     complete_nooks,
 )
 from nooks.cli.output import emit, seconds
@@ -56,10 +58,8 @@ def start(
         list[str] | None,
         typer.Option("--address", metavar="ADDRESS", help="dhcp, or an address with its prefix; may be repeated."),
     ] = None,
-    policy: Annotated[
-        str | None, typer.Option("--policy", metavar="POLICY", help="Sound, while a driver is away: content or clock.")
-    ] = None,
-    latency: Annotated[str | None, typer.Option("--latency", metavar="LATENCY", help="Sound: default or low.")] = None,
+    policy: PolicyOption = None,
+    latency: LatencyOption = None,
     media: Annotated[
         str | None, typer.Option("--media", metavar="FILE", help="The medium of an emulated disk or drive.")
     ] = None,

@@ -6,7 +6,7 @@
 import msgspec
 
 from nooks.device import pci, usb
-from nooks.device.belongings import belongings, owners
+from nooks.device.belongings import Kind, belongings, owners
 from nooks.device.pci import PciTaken
 from nooks.device.sysfs import HOST, Sysfs, wait_until
 from nooks.device.usb import UsbTaken
@@ -15,12 +15,14 @@ from nooks.host.errors import InputError
 Taken = PciTaken | UsbTaken
 """A record of how the host had a device."""
 
+_NAMED: dict[Kind, str] = {"net": "network interface", "block": "disk", "sound": "sound card"}
+
 
 def resolve(text: str, sysfs: Sysfs = HOST) -> str:
     """The device string ("pci:0000:03:00.0", "usb:0bda:8153") of what a user may name a device by.
 
-    That is an address, VID:PID, "pci:..." or "usb:...", or the name of a network interface or a disk. A USB device that
-    isn't the only one of its kind comes with its port: "usb:0bda:8153@1-2". Raises InputError.
+    That is an address, VID:PID, "pci:..." or "usb:...", or the name of a network interface, a disk or a sound card. A
+    USB device that isn't the only one of its kind comes with its port: "usb:0bda:8153@1-2". Raises InputError.
     """
     kind, _, rest = text.partition(":")
     if kind == "usb":
@@ -70,12 +72,21 @@ def interfaces_back(taken: Taken, within_seconds: float = pci.BIND_SECONDS, sysf
 
     The host may have given one another name than it had.
     """
+    return _made(taken, "net", len(taken.interfaces), within_seconds, sysfs)
+
+
+def card(taken: Taken, within_seconds: float = 0.0, sysfs: Sysfs = HOST) -> str | None:
+    """The sound card that the device makes, as soon as it does; None if the time is over."""
+    return next(iter(_made(taken, "sound", 1, within_seconds, sysfs)), None)
+
+
+def _made(taken: Taken, kind: Kind, count: int, within_seconds: float, sysfs: Sysfs) -> tuple[str, ...]:
     found: list[str] = []
 
     def came() -> bool:
-        made = [item for item in belongings(sysfs) if item.kind == "net" and item.owner.bus == _bus(taken)]
+        made = [item for item in belongings(sysfs) if item.kind == kind and item.owner.bus == _bus(taken)]
         found[:] = [item.name for item in made if item.owner.key == _key(taken, sysfs)]
-        return len(found) >= len(taken.interfaces)
+        return len(found) >= count
 
     wait_until(came, within_seconds)
     return tuple(found)
@@ -108,7 +119,7 @@ def _key(taken: Taken, sysfs: Sysfs) -> str:
 
 
 def _by_name(name: str, sysfs: Sysfs) -> str:
-    for kind in ("net", "block"):
+    for kind, what in _NAMED.items():
         found = owners(kind, name, sysfs)
         if found and found[0].bus == "pci":
             return f"pci:{found[0].key}"
@@ -117,9 +128,8 @@ def _by_name(name: str, sysfs: Sysfs) -> str:
             if device is not None:
                 return usb_name(device, sysfs)
         if sysfs.at("sys/class", kind, name).exists() and "/" not in name:
-            what = "network interface" if kind == "net" else "disk"
             raise InputError(f"the {what} {name} is no device of its own", "give one that a PCI or USB device makes")
     raise InputError(
-        f"there is no device, network interface or disk {name!r}",
-        "give an address such as 0000:03:00.0, usb:VID:PID, or a name that 'ip link' or 'lsblk' shows",
+        f"there is no device, network interface, disk or sound card {name!r}",
+        "give an address such as 0000:03:00.0, usb:VID:PID, or a name that 'ip link', 'lsblk' or /proc/asound shows",
     )

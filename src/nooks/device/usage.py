@@ -13,6 +13,7 @@ from nooks.device.sysfs import HOST, Sysfs
 from nooks.device.vfio import users
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_NODE = re.compile(r"(?:control|pcm|hw|midi)C(\d+)(?:D\d+[cp]?)?")
 _MOUNT_TABLES = ("proc/self/mountinfo", "proc/1/mountinfo")
 
 
@@ -116,13 +117,14 @@ def mounted(disk: str, sysfs: Sysfs = HOST) -> list[tuple[str, Mount]]:
     return [(name, mount) for name, mount in found if name is not None]
 
 
-def of_card(card: str, sysfs: Sysfs = HOST) -> list[int]:
-    """The processes that have a sound card ("card0") open."""
+def of_card(card: str, sysfs: Sysfs = HOST) -> Iterator[Problem]:
+    """Who has a sound card ("card0") open and would lose it."""
     number = card.removeprefix("card")
-    nodes = [f"C{number}D", f"controlC{number}"]
-    names = [name for name in sysfs.names(sysfs.at("dev/snd")) if any(part in name for part in nodes)]
-    exact = [name for name in names if not name.startswith("controlC") or name == f"controlC{number}"]
-    return users([Path("/dev/snd", name) for name in exact], sysfs)
+    names = [name for name in sysfs.names(sysfs.at("dev/snd")) if _NODE.fullmatch(name)]
+    own = [Path("/dev/snd", name) for name in names if _NODE.sub(r"\1", name) == number]
+    for pid in users(own, sysfs):
+        program = sysfs.text(sysfs.at("proc", str(pid), "comm")) or "?"
+        yield Problem(f"process {pid} ({program}) has {card} open", f"end it, or have it let {card} go", force=True)
 
 
 def _plain(text: str) -> str:

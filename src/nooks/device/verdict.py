@@ -120,8 +120,12 @@ class _Judge:
         for interface in one.nets:
             yield from usage.of_interface(interface, self.sysfs)
             yield from routes.losses(interface, self.sysfs, self.routing)
+        for card in one.sounds:
+            yield from usage.of_card(card, self.sysfs)
         if one.driver_class == "network":
             yield from self._network_problems(one)
+        elif one.driver_class == "sound":
+            yield from self._sound_problems(one)
         if firmware.missing and not firmware.present and not (one.nets or one.blocks or one.sounds):
             what = f"{one.module} names firmware, and none of it is installed: {_some(firmware.missing)}"
             yield Problem(what, "install the package that has it (firmware-linux on Debian)", force=True)
@@ -150,20 +154,28 @@ class _Judge:
                 yield Problem(f"{interface} is Wi-Fi; a nook carries Ethernet only", "use an Ethernet card")
             elif self.sysfs.number(place / "type") not in (_ETHERNET, None):
                 yield Problem(f"{interface} is not Ethernet", "use an Ethernet card")
-            between = self.sysfs.target_name(place / "device/driver/module")
-            if between not in (one.module, None):
-                what = f"two drivers make {interface} ({one.module or one.driver}, {between}); a nook has one"
-                yield Problem(what, "use a card whose driver does all")
+            yield from self._between(one, "net", interface)
+
+    def _sound_problems(self, one: Candidate) -> Iterator[Problem]:
+        if one.driver is not None and not one.sounds:
+            yield Problem(f"{one.driver} has made no sound card here", "see 'dmesg'", force=True)
+        if len(one.sounds) > 1:
+            yield Problem(f"it makes {len(one.sounds)} sound cards; a nook has one", "use another card")
+        for card in one.sounds:
+            yield from self._between(one, "sound", card)
+
+    def _between(self, one: Candidate, kind: str, name: str) -> Iterator[Problem]:
+        """Another driver than the device's own makes what the device is for."""
+        between = self.sysfs.target_name(self.sysfs.at("sys/class", kind, name) / "device/driver/module")
+        if between not in (one.module, None):
+            what = f"two drivers make {name} ({one.module or one.driver}, {between}); a nook has one"
+            yield Problem(what, "use a card whose driver does all")
 
     def _notes(self, one: Candidate, firmware: Firmware) -> Iterator[str]:
         yield from one.notes
         for interface in one.nets:
             if routes.carries_default(interface, self.sysfs, self.routing):
                 yield f"the default route goes by {interface}"
-        for card in one.sounds:
-            pids = usage.of_card(card, self.sysfs)
-            if pids:
-                yield f"{card} is open in process {', '.join(map(str, pids))}, which will lose it"
         if firmware.missing:
             yield f"firmware that {one.module} names and that is not installed: {_some(firmware.missing)}"
 

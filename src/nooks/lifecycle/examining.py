@@ -70,12 +70,19 @@ def spec_for(verdict: Verdict, keys: Mapping[str, Any]) -> Spec:
 
 
 def default_name(verdict: Verdict) -> str:
-    """The interface's own name, where that can name a nook: what is configured for it goes on working."""
+    """The interface's (or card's) own name, where that can name a nook: what is configured for it goes on working."""
     if verdict.name and is_name(verdict.name):
         return verdict.name
     taken = set(claims.names())
     prefix = _PREFIX.get(verdict.driver_class or "", "dev")
     return next(name for number in range(len(taken) + 1) if (name := f"{prefix}{number}") not in taken)
+
+
+def _endpoint(spec: Spec) -> str:
+    """What is made for applications."""
+    if spec.driver_class == "sound":
+        return f"make the sink and the source nooks-{spec.name}, as the card has them"
+    return f"make the interface {spec.name}"
 
 
 def plan(verdict: Verdict, spec: Spec | None, *, force: bool) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def plan(verdict: Verdict, spec: Spec | None, *, force: bool) -> dict[str, Any]:
         steps = [
             f"build an image of kernel {spec.kernel} with the driver {spec.driver}",
             f"take {verdict.device} from the host's driver and give it to {bus}",
-            f"make the interface {spec.name}" + (f" with what is configured on {interface}" if interface else ""),
+            _endpoint(spec) + (f" with what is configured on {interface}" if interface else ""),
             f"boot a domain without the device, reset the device ({verdict.reset}), plug it in",
         ]
     return {

@@ -8,11 +8,12 @@ import contextlib
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
-from nooks.device import taking
+from nooks.device import card_mixer, taking
 from nooks.device.taking import Taken
 from nooks.endpoint import handover
 from nooks.endpoint.configuration import Configuration
@@ -26,11 +27,15 @@ APPEAR_SECONDS = 10.0
 
 
 class Possession(msgspec.Struct, frozen=True, kw_only=True):
-    """``device`` as in a specification; ``taken`` is how the host had it; ``configuration`` that of its interface."""
+    """``device`` as in a specification; ``taken`` is how the host had it.
+
+    ``configuration`` is that of its interface, ``mixer`` the values of a sound card's.
+    """
 
     device: str
     taken: Taken
     configuration: Configuration | None = None
+    mixer: dict[str, Any] = {}
 
     @property
     def mac(self) -> str | None:
@@ -43,7 +48,9 @@ def plan(spec: Spec) -> Possession:
     device = spec.device or ""
     taken = taking.plan(device)
     configuration = handover.record(taken.interfaces[0]) if taken.interfaces else None
-    return Possession(device=device, taken=taken, configuration=configuration)
+    card = taking.card(taken)
+    mixer = card_mixer.read(card) if card is not None else {}
+    return Possession(device=device, taken=taken, configuration=configuration, mixer=mixer)
 
 
 def take(directory: Path, possession: Possession) -> None:
@@ -83,9 +90,10 @@ def renote(directory: Path, interface: str) -> None:
 
 
 def give_back(directory: Path) -> None:
-    """Let the host's driver have the device again, its interface configured as the nook's was; the note goes.
+    """Let the host's driver have the device again, its interface configured as the nook's was, its mixer as before.
 
-    Does nothing if there is no note; may be called again. Raises StateError or MachineError: the note stays then.
+    The note goes. Does nothing if there is no note; may be called again. Raises StateError or MachineError: the note
+    stays then.
     """
     possession = of(directory)
     if possession is None:
@@ -93,6 +101,8 @@ def give_back(directory: Path) -> None:
     taking.give_back(possession.taken)
     if possession.configuration is not None:
         _configure(possession.taken, possession.configuration)
+    if possession.mixer:
+        _turn_back(possession.taken, possession.mixer)
     with contextlib.suppress(FileNotFoundError):
         (directory / DEVICE).unlink()
 
@@ -105,6 +115,13 @@ def _configure(taken: Taken, configuration: Configuration) -> None:
     interface = _renamed(found[0], configuration.name)
     for line in handover.apply(configuration, interface):
         structlog.get_logger().warning("not as before", interface=interface, what=line)
+
+
+def _turn_back(taken: Taken, mixer: dict[str, Any]) -> None:
+    card = taking.card(taken, APPEAR_SECONDS)
+    complaints = card_mixer.restore(card, mixer, APPEAR_SECONDS) if card is not None else ["it did not come back"]
+    for line in complaints:
+        structlog.get_logger().warning("not as before", card=card, what=line)
 
 
 def _renamed(interface: str, name: str) -> str:
