@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nooks.endpoint import netns
+from nooks.host.cgroup import MARK
 from nooks.nook import leftovers
 from nooks.nook.claims import NAMESPACE
 
@@ -46,6 +47,25 @@ def test_what_the_keeper_holds_stays(domains: list[subprocess.Popen[bytes]]) -> 
     assert leftovers.fence("left0", keep={domains[0].pid}) == 1
     assert domains[1].wait(5) == -9
     assert domains[0].poll() is None
+
+
+def test_an_ordinary_users_domains_are_told_by_their_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that user's other processes stay."""
+    user = leftovers.domain_user("left0")
+    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sleep", "60"]
+    marks = ("nooks-left0", "nooks-left00", "")
+    started = [subprocess.Popen(become, env={**os.environ, MARK: mark}) for mark in marks]
+    for process in started:
+        while Path(f"/proc/{process.pid}/comm").read_text().strip() != "sleep":
+            pass
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    try:
+        assert leftovers.fence("left0") == 1
+        assert [started[0].wait(5), started[1].poll(), started[2].poll()] == [-9, None, None]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_users_of_two_nooks_differ() -> None:

@@ -13,11 +13,15 @@ ANSWER_SECONDS = 30.0
 
 @dataclass
 class UserServer:
-    """A server that may end and begin again; ``environment`` leads its user's programs to it."""
+    """A server that may end and begin again; ``environment`` leads its user's programs to it.
+
+    ``become`` is put before every program, to run it as another user.
+    """
 
     kind: str
     folder: Path
     environment: dict[str, str] = field(default_factory=dict[str, str])
+    become: tuple[str, ...] = ()
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class UserServer:
     def run(self, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A program of this user's."""
         env = {**os.environ, **self.environment, **environment}
-        return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run([*self.become, *argv], env=env, capture_output=True, text=True, check=False, timeout=120)
 
     def pactl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Ask the server."""
@@ -68,7 +72,9 @@ class UserServer:
         log = (self.folder / "server.log").open("ab")
         env = {**os.environ, **self.environment}
         with log:
-            made = subprocess.Popen(argv, env=env, stdout=log, stderr=log, stdin=log, start_new_session=True)
+            made = subprocess.Popen(
+                [*self.become, *argv], env=env, stdout=log, stderr=log, stdin=log, start_new_session=True
+            )
         self._processes.append(made)
 
 

@@ -130,7 +130,7 @@ async def live_domain() -> AsyncGenerator[tuple[DomainMaker, TapEndpoint, Wire, 
         await maker.close()
         await wire.close()
         endpoint.close()
-        os.close(jail.network)
+        jail.close()
 
 
 def descriptors(endpoint: TapEndpoint, wire: Wire, bay: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from nooks.domain import accel, qemu
 from nooks.drivers import REAL_CLASSES
 from nooks.host import cgroup, paths
 from nooks.host.errors import NooksError
+from nooks.host.process import run
 
 if TYPE_CHECKING:
     from nooks.device.verdict import Verdict
@@ -70,11 +71,25 @@ def python() -> Iterator[Check]:
 
 
 def root() -> Iterator[Check]:
-    """Privilege: network nooks make interfaces and namespaces."""
+    """Privilege: all nooks but those of emulated sound cards make interfaces, disks, and namespaces for all."""
     if os.geteuid() == 0:
         yield Check("root", "ok", "running as root")
     else:
-        yield Check("root", "warn", "network nooks need root", "sudo nooks ...")
+        yield Check(
+            "root", "warn", "without root only sound nooks with emulated cards can be started", "sudo nooks ..."
+        )
+        yield from _user_namespaces()
+
+
+def _user_namespaces() -> Iterator[Check]:
+    """What takes the network from an ordinary user's domains."""
+    try:
+        run(["unshare", "--user", "--map-current-user", "--net", "true"])
+    except NooksError as error:
+        fix = "sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)"
+        yield Check("user namespaces", "fail", f"an ordinary user may make none: {error.message}", fix)
+    else:
+        yield Check("user namespaces", "ok", "can be made: domains get no network")
 
 
 def tun() -> Iterator[Check]:

@@ -17,7 +17,7 @@ from nooks.domain.console import Console
 from nooks.domain.monitor import Event, Monitor, MonitorError
 from nooks.domain.qemu import OVERHEAD_BYTES, Plan, command
 from nooks.domain.snapshot import Snapshot, new_memory
-from nooks.host.cgroup import Cgroup
+from nooks.host.cgroup import MARK, Cgroup
 from nooks.host.errors import NooksError
 from nooks.host.hardening import expose_to_oom_killer
 from nooks.host.process import (
@@ -57,11 +57,19 @@ class LaunchError(NooksError):
 
 @dataclass(frozen=True)
 class Jail:
-    """Where domains of one nook run: their user, their empty network namespace, their control groups' prefix."""
+    """Where domains of one nook run: their user, their empty network namespace, their control groups' prefix.
+
+    ``network`` is None where we are not root: each domain makes its own then, and its user is ours.
+    """
 
     user_id: int
-    network: int
+    network: int | None
     cgroup_prefix: str
+
+    def close(self) -> None:
+        """Give the namespace up. Safe once."""
+        if self.network is not None:
+            os.close(self.network)
 
 
 @dataclass
@@ -165,7 +173,7 @@ class Domain:
             theirs.callback(os.close, stderr_theirs)
             process = spawn(
                 [
-                    *(["nice", "-n", str(niceness)] if niceness else []),
+                    *(["nice", "-n", str(niceness)] if niceness and _may_renice() else []),
                     *command(
                         plan,
                         descriptors,
@@ -176,6 +184,7 @@ class Domain:
                 ],
                 pass_fds=[*descriptors.values(), *plan.inherited],
                 stderr=stderr_theirs,
+                env={**os.environ, MARK: jail.cgroup_prefix},
                 confinement=Confinement(
                     user_id=jail.user_id,
                     group_id=jail.user_id,
@@ -360,11 +369,18 @@ class Domain:
         self.vcpu_thread = int((await self._monitor.execute("query-cpus-fast"))[0]["thread-id"])
 
     def _set_niceness(self, niceness: int) -> None:
+        if not _may_renice():
+            return
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             try:
                 os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
             except (ProcessLookupError, PermissionError):
                 continue
+
+
+def _may_renice() -> bool:
+    """An ordinary user may make a process nicer, but never take that back (setpriority(2))."""
+    return os.geteuid() == 0
 
 
 def _memory_for(plan: Plan, snapshot: Snapshot | None, keep_memory: bool) -> int:

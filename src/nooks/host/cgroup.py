@@ -8,6 +8,9 @@ from pathlib import Path
 
 from nooks.host.errors import NooksError
 
+MARK = "NOOKS_DOMAIN_OF"
+"""In the environment of a domain's process: the prefix of its groups' names, for where none can be made."""
+
 
 class CgroupError(NooksError):
     """A control group could not be emptied or removed."""
@@ -57,10 +60,15 @@ class Cgroup:
         return cls(path)
 
     def add(self, pid: int) -> None:
-        """Move a process into the group."""
+        """Move a process into the group; where we may not, as an ordinary user perhaps, there is none from now on."""
         if self.path is not None:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 (self.path / "cgroup.procs").write_text(str(pid))
+            except ProcessLookupError:
+                return
+            except PermissionError:
+                self.path.rmdir()
+                self.path = None
 
     def members(self) -> set[int]:
         """The processes inside; none if the group is gone."""

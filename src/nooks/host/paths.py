@@ -23,9 +23,15 @@ def check_name(name: str) -> str:
 
 
 def run_dir() -> Path:
-    """The directory with one folder per live nook: ``$NOOKS_RUN_DIR`` or ``/run/nooks``."""
+    """The directory with one folder per live nook: ``$NOOKS_RUN_DIR``, else ``/run/nooks``.
+
+    An ordinary user's is ``$XDG_RUNTIME_DIR/nooks``, if that is set.
+    """
     override = os.environ.get("NOOKS_RUN_DIR")
-    return Path(override) if override else Path("/run/nooks")
+    if override:
+        return Path(override)
+    runtime = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() != 0 else None
+    return Path(runtime, "nooks") if runtime else Path("/run/nooks")
 
 
 def nook_dir(name: str) -> Path:

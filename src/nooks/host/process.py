@@ -35,14 +35,15 @@ class Confinement:
     """What a process is confined to.
 
     ``user_id`` and ``group_id`` replace root's; ``network`` is the descriptor of the network namespace that it
-    enters; ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device node;
-    ``locked_bytes`` of its memory may be locked (VFIO pins a guest's: Documentation/driver-api/vfio.rst);
+    enters. None: a new one, in a user namespace of its own, which an ordinary user may make; user and groups stay then
+    (user_namespaces(7)). ``address_space_bytes`` bounds its memory where no cgroup can; ``extra_group`` opens a device
+    node; ``locked_bytes`` of its memory may be locked (VFIO pins a guest's: Documentation/driver-api/vfio.rst);
     ``written_file_bytes`` is the largest file that it may write, None for any.
     """
 
     user_id: int
     group_id: int
-    network: int
+    network: int | None
     address_space_bytes: int
     extra_group: int | None = None
     locked_bytes: int | None = None
@@ -138,14 +139,15 @@ def spawn(
 ) -> Process:
     """Start a program that goes on beside us.
 
-    ``confinement`` is put in front as a chain of exec calls (nsenter, prlimit, setpriv), so that the pid stays and no
-    Python code runs between fork and exec. Raises ProcessError if the program is missing.
+    ``confinement`` is put in front as a chain of exec calls (nsenter or unshare, prlimit, setpriv), so that the pid
+    stays and no Python code runs between fork and exec. Raises ProcessError if the program is missing.
     """
     command = list(argv)
     descriptors = list(pass_fds)
     if confinement is not None:
         command = _confined(command, confinement)
-        descriptors.append(confinement.network)
+        if confinement.network is not None:
+            descriptors.append(confinement.network)
     try:
         popen = subprocess.Popen(
             command,
@@ -162,10 +164,7 @@ def spawn(
 
 
 def _confined(command: list[str], confinement: Confinement) -> list[str]:
-    return [
-        "nsenter",
-        f"--net=/proc/self/fd/{confinement.network}",
-        "--",
+    limits = [
         "prlimit",
         f"--as={confinement.address_space_bytes}",
         f"--fsize={'unlimited' if confinement.written_file_bytes is None else confinement.written_file_bytes}",
@@ -173,6 +172,15 @@ def _confined(command: list[str], confinement: Confinement) -> list[str]:
         "--nofile=256",
         *([] if confinement.locked_bytes is None else [f"--memlock={confinement.locked_bytes}"]),
         "--",
+    ]
+    if confinement.network is None:
+        alone = ["unshare", "--user", "--map-current-user", "--net", "--"]
+        return [*alone, *limits, "setpriv", "--no-new-privs", "--", *command]
+    return [
+        "nsenter",
+        f"--net=/proc/self/fd/{confinement.network}",
+        "--",
+        *limits,
         "setpriv",
         f"--reuid={confinement.user_id}",
         f"--regid={confinement.group_id}",

@@ -147,7 +147,7 @@ def _open_lock(directory: Path) -> int | None:
 def _unusable(directory: Path, error: OSError) -> MachineError:
     return MachineError(
         f"the run directory {directory} can't be used: {error.strerror}",
-        "use sudo, free some space, or set NOOKS_RUN_DIR to a directory of yours",
+        "use sudo, free some space, or set XDG_RUNTIME_DIR or NOOKS_RUN_DIR to a directory of yours",
     )
 
 

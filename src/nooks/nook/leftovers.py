@@ -1,6 +1,7 @@
 """What a nook's dead daemons left: domains that nobody holds, a network namespace that nobody removes.
 
-Domains are found by their control groups and by the user that they alone run as, never by a recorded process id.
+Domains are found by their control groups and by the user that they alone run as, never by a recorded process id. An
+ordinary user's run as that user, and are told by a mark in their environment.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from nooks.host.cgroup import Cgroup, CgroupError
+from nooks.host.cgroup import MARK, Cgroup, CgroupError
 from nooks.host.errors import NooksError
 from nooks.host.paths import nook_dir
 from nooks.nook.claims import DEVICE, NAMESPACE
@@ -26,8 +27,8 @@ _USER_IDS = 1_900_000_000
 
 
 def domain_user(name: str) -> int:
-    """The user and group id of a nook's domains."""
-    return _USER_IDS + zlib.crc32(name.encode()) % (1 << 24)
+    """The user and group id of a nook's domains: ours, where we may take no other."""
+    return os.geteuid() or _USER_IDS + zlib.crc32(name.encode()) % (1 << 24)
 
 
 def fence(name: str, *, keep: Collection[int] = ()) -> int:
@@ -47,7 +48,7 @@ def fence(name: str, *, keep: Collection[int] = ()) -> int:
             time.sleep(_POLL_SECONDS)
         group.remove()
         count += 1
-    for pid in _processes(domain_user(name)):
+    for pid in _processes(name):
         if pid not in keep:
             _kill(pid, name)
             count += 1
@@ -85,14 +86,20 @@ def _mounts() -> list[Path]:
     return [Path(fields[1]) for fields in lines if fields[2] == "cgroup2"]
 
 
-def _processes(user_id: int) -> Iterator[int]:
-    """The processes of a user (proc(5): a process's folder belongs to its effective user)."""
+def _processes(name: str) -> Iterator[int]:
+    """The domains of a nook by their user (proc(5): a process's folder belongs to its effective user)."""
+    user_id = domain_user(name)
     with os.scandir("/proc") as entries:
         for entry in entries:
             if entry.name.isdecimal():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    if entry.stat().st_uid == user_id:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                    if entry.stat().st_uid == user_id and (user_id != os.geteuid() or _is_marked(entry.path, name)):
                         yield int(entry.name)
+
+
+def _is_marked(process: str, name: str) -> bool:
+    """Whether a process of our own user's is a domain of that nook."""
+    return f"{MARK}=nooks-{name}".encode() in Path(process, "environ").read_bytes().split(b"\0")
 
 
 def _kill(pid: int, name: str) -> None:

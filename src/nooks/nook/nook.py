@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from nooks.domain.domain import Domain, Jail
+from nooks.domain.domain import Domain
 from nooks.domain.maker import DomainMaker
 from nooks.domain.monitor import MonitorError
-from nooks.endpoint import netns
 from nooks.failure import postmortem
 from nooks.failure.report import FailureReport, Reason
 from nooks.host.clock import SystemClock
@@ -28,7 +27,7 @@ from nooks.host.paths import nook_dir
 from nooks.host.tracker import ObjectTracker
 from nooks.keeper.client import KeeperClient
 from nooks.keeper.start import start_keeper
-from nooks.nook import claims, leftovers
+from nooks.nook import claims, jails, leftovers
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
 from nooks.nook.plans import Plans
@@ -96,8 +95,8 @@ class Nook:
     async def open(self, *, adopting: bool) -> None:
         """Make or take over everything but the domains."""
         spec = self.spec
-        self._jail = Jail(leftovers.domain_user(spec.name), netns.empty_netns(), f"nooks-{spec.name}")
-        self._tracker.own("jail", lambda: os.close(self._jail.network))
+        self._jail = jails.make(spec.name)
+        self._tracker.own("jail", self._jail.close)
         if spec.real:
             from nooks.nook.held import Held  # costs 30 ms, which nobody else is to wait for
 
@@ -241,6 +240,7 @@ class Nook:
 
         name, directory = self.spec.name, nook_dir(self.spec.name)
         ends = self.side.model_ends()
+        assert self._jail.network is not None  # a model's nook takes root
         starting = Starting(
             name,
             self.spec.parsed_device,

@@ -42,7 +42,8 @@ def main() -> int:
         cache_logger_on_first_use=True,
     )
     for refused in harden():
-        structlog.get_logger().warning("not hardened", refused=refused)
+        log = structlog.get_logger()
+        (log.warning if os.geteuid() == 0 else log.info)("not hardened", refused=refused)
     return asyncio.run(_Supervisor(options).run())
 
 

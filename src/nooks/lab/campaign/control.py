@@ -8,7 +8,6 @@ or nothing of the sort.
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 from nooks import drivers
 from nooks.device import late
 from nooks.domain import accel
-from nooks.domain.domain import Domain, Jail
+from nooks.domain.domain import Domain
 from nooks.domain.maker import DomainMaker
 from nooks.domain.qemu import Plan
-from nooks.endpoint import netns
 from nooks.failure.oops import parse
 from nooks.faults.coverage import TranslationLog
 from nooks.faults.gdb import DebugStub
@@ -34,7 +32,7 @@ from nooks.lab.campaign.classes import NativeApplication, NativeSurroundings, cl
 from nooks.lab.campaign.lane import OBSERVED_SECONDS, STALLED_SECONDS, WARM_UP_SECONDS, until_going
 from nooks.lab.campaign.order import Order, Outcome, Record, not_run
 from nooks.lab.campaign.verdict import is_dormant
-from nooks.nook import leftovers
+from nooks.nook import jails
 from nooks.spec import parse_device
 
 MEMORY_BYTES = 160 << 20
@@ -118,8 +116,8 @@ class ControlLane:
             guest_arguments=DISTRIBUTION,
         )
         name = self._guest_name()
-        jail = Jail(leftovers.domain_user(name), netns.empty_netns(), f"nooks-{name}")
-        self._stack.callback(os.close, jail.network)
+        jail = jails.make(name)
+        self._stack.callback(jail.close)
         request = {"order": "bring_up", "parameters": {driver.module: driver.parameters}, **around.bring_up()}
 
         async def bring_up(domain: Domain) -> dict[str, Any]:
