@@ -49,6 +49,7 @@ def test_names(kernel: FakeKernel, text: str, device: str) -> None:
     [
         ("br0", "the network interface br0 is no device of its own"),
         ("nothing", "no device, network interface, disk or sound card 'nothing'"),
+        ("", "no device, network interface, disk or sound card ''"),
         ("../../etc", "no device, network interface, disk or sound card"),
         ("04:00.0", "there is no PCI device"),
         ("usb:03:00.0", "is no USB device"),

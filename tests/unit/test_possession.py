@@ -13,6 +13,7 @@ from nooks.host.errors import StateError
 from nooks.nook import possession
 from nooks.nook.claims import DEVICE
 from nooks.nook.possession import Possession
+from nooks.spec import from_flags
 
 TAKEN = PciTaken(
     address="0000:03:00.0",
@@ -133,6 +134,36 @@ def test_what_was_changed_meanwhile_is_noted_under_the_old_name(world: World) ->
     possession.renote(world.directory, "nic0")
     possession.give_back(world.directory)
     assert world.done[-1] == (msgspec.structs.replace(CONFIGURATION, mtu=1300), "eth7")
+
+
+def test_a_sound_cards_mixer_is_as_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever number the card comes back."""
+    mixer = {"mixer.master-playback-volume": [7, 7], "mixer.capture-source": "Mic"}
+    cards = iter(["card0", "card2", None])
+
+    def restore(card: str, values: dict[str, Any], within_seconds: float) -> list[str]:
+        assert within_seconds > 0
+        world.done.append((card, values))
+        return ["something was refused"]
+
+    def made(taken: PciTaken, within_seconds: float = 0.0) -> str | None:
+        return next(cards)
+
+    without_interface = msgspec.structs.replace(TAKEN, interfaces=())
+    monkeypatch.setattr("nooks.nook.possession.taking.plan", {"pci:0000:03:00.0": without_interface}.__getitem__)
+    monkeypatch.setattr("nooks.nook.possession.taking.card", made)
+    monkeypatch.setattr("nooks.nook.possession.card_mixer.read", {"card0": mixer}.__getitem__)
+    monkeypatch.setattr("nooks.nook.possession.card_mixer.restore", restore)
+    device = {"driver": "intel8x0", "device": "pci:0000:03:00.0", "name": "speakers", "class": "sound"}
+    planned = possession.plan(from_flags(device))
+    assert planned.mixer == mixer
+    noted = msgspec.structs.replace(planned, taken=TAKEN)
+    possession.take(world.directory, noted)
+    possession.give_back(world.directory)
+    assert world.done[-1] == ("card2", mixer)
+    possession.take(world.directory, noted)
+    possession.give_back(world.directory)
+    assert not world.noted
 
 
 def test_a_damaged_note_is_told(world: World) -> None:

@@ -127,7 +127,7 @@ def _by_name(name: str, sysfs: Sysfs) -> str:
             device = usb.at_port(found[0].key, sysfs)
             if device is not None:
                 return usb_name(device, sysfs)
-        if sysfs.at("sys/class", kind, name).exists() and "/" not in name:
+        if name and "/" not in name and sysfs.at("sys/class", kind, name).exists():
             raise InputError(f"the {what} {name} is no device of its own", "give one that a PCI or USB device makes")
     raise InputError(
         f"there is no device, network interface, disk or sound card {name!r}",
