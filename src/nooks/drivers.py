@@ -19,9 +19,6 @@ from nooks.spec import DeviceKind, DriverClass, Spec, parse_device
 
 Flavour = Literal["amd64", "686"]
 
-REAL_CLASSES: frozenset[DriverClass] = frozenset({"network", "sound"})
-"""The classes whose real devices a nook can have."""
-
 OFFERED_DEVICES: frozenset[DeviceKind] = frozenset({"emulated", "model", "pci", "usb"})
 """The kinds of devices that a domain can be given."""
 

@@ -101,12 +101,6 @@ def test_a_device_that_can_not_warns_and_says_what_to_change() -> None:
     assert check.fix == "walk over; other slot"
 
 
-def test_a_class_that_is_not_offered_is_reason_enough() -> None:
-    problems = (Problem("block not yet", "wait"), Problem("no IOMMU", "firmware"))
-    check = checks.device(replace(CARD, problems=problems, driver_class="block"))
-    assert (check.detail, check.fix) == ("Intel 82540EM (eth0, e1000): can't be put in a nook: block not yet", "wait")
-
-
 def test_every_device_of_the_machine_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [replace(CARD, problems=(Problem("no", "yes"),)), replace(CARD, device="usb:0bda:8153")]
     monkeypatch.setattr("nooks.device.verdict.survey", lambda: both)

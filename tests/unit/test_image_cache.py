@@ -156,7 +156,10 @@ cache.entry("kind", "other", build)
 """
     with pytest.raises(NooksError):
         run([sys.executable, "-c", program])
-    assert len(leftovers("kind")) == 1
+    (left,) = leftovers("kind")
+    cache.entry("kind", "new", Builder())
+    assert leftovers("kind") == [left]  # a machine that shares the cache may be building it
+    os.utime(cache.directory("kind") / left, (0, 0))
     cache.entry("kind", "key", Builder())
     assert leftovers("kind") == []
 

@@ -150,7 +150,9 @@ def _wait_for_disk(within_seconds: float) -> str:
     deadline = time.monotonic() + within_seconds
     while True:
         for name in sorted(os.listdir(_BLOCK)):  # noqa: PTH208 - pathlib costs too much here
-            if os.path.exists(f"{_BLOCK}/{name}/device") and os.path.exists(f"/dev/{name}"):  # noqa: PTH110
+            # Its node and folder come first: the kernel registers the queue only then (block/genhd.c, device_add_disk).
+            places = (f"{_BLOCK}/{name}/device", f"{_BLOCK}/{name}/queue/write_cache", f"/dev/{name}")
+            if all(map(os.path.exists, places)):
                 return name
         if time.monotonic() > deadline:
             raise system.Unable("no disk appeared")
@@ -192,6 +194,8 @@ def _driver_of(folder: str) -> str:
     """The driver of the bus that the disk is on: that of the first USB interface or PCI device above it."""
     folder = os.path.realpath(folder)
     while not (os.path.exists(f"{folder}/config") or os.path.exists(f"{folder}/bInterfaceNumber")):  # noqa: PTH110
+        if folder == "/":
+            return ""
         folder = os.path.dirname(folder)  # noqa: PTH120
     return os.path.basename(os.path.realpath(f"{folder}/driver"))  # noqa: PTH119
 

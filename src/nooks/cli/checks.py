@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nooks.domain import accel, qemu
-from nooks.drivers import REAL_CLASSES
 from nooks.host import cgroup, paths
 from nooks.host.errors import NooksError
 from nooks.host.process import run
@@ -213,8 +212,6 @@ def device(verdict: "Verdict") -> Check:
     what = f"{verdict.description} ({', '.join(filter(None, (verdict.name, verdict.driver or verdict.module)))})"
     what = what.removesuffix(" ()")
     problems = verdict.problems
-    if verdict.driver_class not in REAL_CLASSES:
-        problems = problems[:1]  # whatever else there is would not help
     name = f"device {verdict.device}"
     if verdict.possible:
         reset = "can't be reset" if verdict.reset == "none" else f"reset by {verdict.reset}"

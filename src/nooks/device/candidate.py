@@ -20,6 +20,8 @@ USB_RESET = "port"
 
 _PCI_CLASSES: dict[int, DriverClass] = {0x02: "network", 0x01: "block"}
 _PCI_SOUND = (0x0401, 0x0403)
+_IDE, _IDE_NATIVE = 0x0101, 0x05
+"""The class of IDE controllers, and the bits that say that both channels have ports of their own."""
 _USB_CLASSES: dict[int, DriverClass] = {0x01: "sound", 0x08: "block"}
 _USB_COMMUNICATION, _USB_WIRELESS = 0x02, 0xE0
 _USB_ETHERNET = (0x06, 0x0C, 0x0D, 0x0E)
@@ -142,6 +144,8 @@ def _pci_problems(device: PciDevice, sysfs: Sysfs) -> Iterator[Problem]:
     lack = vfio.vfio_lack(sysfs)
     if lack is not None:
         yield Problem(*lack)
+    if device.class_code >> 8 == _IDE and device.class_code & _IDE_NATIVE != _IDE_NATIVE:
+        yield Problem("its ports are where IDE's always were, and those can't be handed over", "use AHCI or NVMe")
     virtual = sysfs.number(sysfs.at("sys/bus/pci/devices", device.address, "sriov_numvfs")) or 0
     if virtual:
         file = f"/sys/bus/pci/devices/{device.address}/sriov_numvfs"

@@ -89,7 +89,7 @@ def drive(model: str, options: tuple[tuple[str, str], ...], node: str, name: str
 
     As ``device_properties``. Raises InputError.
     """
-    disk = _disk_of(model)
+    disk = disk_of(model)
     if disk is not None:
         return device_properties(disk, (), drive=node, id=name, bus=f"{_CONTROLLER}.0")
     return device_properties(model, options, drive=node, id=name)
@@ -97,12 +97,13 @@ def drive(model: str, options: tuple[tuple[str, str], ...], node: str, name: str
 
 def drive_buses(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """What such a drive is plugged into: the model itself where that is a controller. Raises InputError."""
-    if _disk_of(model) is not None:
+    if disk_of(model) is not None:
         return as_argument(device_properties(model, options, id=_CONTROLLER))
     return buses(model)
 
 
-def _disk_of(controller: str) -> str | None:
+def disk_of(controller: str) -> str | None:
+    """The model of the disk that hangs on a model which is a controller; None if it is none."""
     return _rows(BUSES)["disks"].get(controller)
 
 

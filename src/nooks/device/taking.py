@@ -5,7 +5,7 @@
 
 import msgspec
 
-from nooks.device import pci, usb
+from nooks.device import disks, pci, usb
 from nooks.device.belongings import Kind, belongings, owners
 from nooks.device.pci import PciTaken
 from nooks.device.sysfs import HOST, Sysfs, wait_until
@@ -52,12 +52,16 @@ def plan(device: str, sysfs: Sysfs = HOST) -> Taken:
     raise InputError(f"{device!r} is no real device", "give pci:0000:03:00.0 or usb:VID:PID")
 
 
-def take(taken: Taken, sysfs: Sysfs = HOST) -> None:
-    """Take a device from the host's driver. Raises as the bus's ``take``."""
-    if isinstance(taken, PciTaken):
-        pci.take(taken, sysfs)
-    else:
-        usb.take(taken, sysfs)
+def take(taken: Taken, sysfs: Sysfs = HOST) -> usb.UsbDevice | None:
+    """Take a device from the host's driver; the USB device as it is now. Raises as the bus's ``take``.
+
+    StateError also if somebody uses a disk that it makes: since it was put back, for one.
+    """
+    with disks.held(_made(taken, "block", 0, 0.0, sysfs) if taken.blocks else (), sysfs):
+        if isinstance(taken, PciTaken):
+            pci.take(taken, sysfs)
+            return None
+        return usb.take(taken, sysfs)
 
 
 def give_back(taken: Taken, within_seconds: float = pci.BIND_SECONDS, sysfs: Sysfs = HOST) -> str | None:
@@ -78,6 +82,11 @@ def interfaces_back(taken: Taken, within_seconds: float = pci.BIND_SECONDS, sysf
 def card(taken: Taken, within_seconds: float = 0.0, sysfs: Sysfs = HOST) -> str | None:
     """The sound card that the device makes, as soon as it does; None if the time is over."""
     return next(iter(_made(taken, "sound", 1, within_seconds, sysfs)), None)
+
+
+def disks_back(taken: Taken, within_seconds: float = pci.BIND_SECONDS, sysfs: Sysfs = HOST) -> tuple[str, ...]:
+    """The disks that the device makes now, once there are as many as there were, or the time is over."""
+    return _made(taken, "block", len(taken.blocks), within_seconds, sysfs)
 
 
 def _made(taken: Taken, kind: Kind, count: int, within_seconds: float, sysfs: Sysfs) -> tuple[str, ...]:

@@ -6,13 +6,12 @@ What a person is told of a device (``nooks doctor``, ``nooks attach --dry-run``)
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nooks.device import candidate, pci, routes, taking, usage, usb
+from nooks.device import candidate, disks, pci, routes, taking, usage, usb
 from nooks.device.candidate import Candidate
 from nooks.device.driver_files import Firmware, KernelFiles
 from nooks.device.problem import Problem
 from nooks.device.routes import KernelRoutes, Routes
 from nooks.device.sysfs import HOST, Sysfs
-from nooks.drivers import REAL_CLASSES
 from nooks.spec import DriverClass
 
 __all__ = ["Problem", "Verdict", "examine", "survey"]
@@ -110,9 +109,8 @@ class _Judge:
         if one.driver_class is None:
             what = "it is no network card, disk controller or sound card"
             yield Problem(what, "'nooks doctor' lists the devices that may be")
-        elif one.driver_class not in REAL_CLASSES:
-            offered = ", ".join(sorted(REAL_CLASSES))
-            yield Problem(f"{one.driver_class} devices can't be put in a nook yet", f"use one of class {offered}")
+        if one.driver_class == "block":
+            yield from disks.problems(one.blocks, one.driver, self.sysfs)
         for disk in one.blocks:
             yield from usage.of_disk(disk, self.sysfs)
         yield from one.problems

@@ -36,6 +36,8 @@ _LOW_BYTES = 4 << 20
 """With less than this left, a failed build is put down to the disk being full."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_ABANDONED_SECONDS = 3600.0
+"""Nothing takes so long to be built."""
 
 
 class DiskFullError(NooksError):
@@ -280,9 +282,10 @@ def _remove(place: Path) -> None:
 
 
 def _sweep(locked: Path) -> None:
-    """Remove what dead processes left: directories under construction whose entry nobody has locked.
+    """Remove what dead processes left: old directories under construction whose entry nobody has locked.
 
-    The caller holds the lock of ``locked``, the entry that it is about to build, so what is there of it is dead.
+    Old, because locks of other machines that share the cache (lab machines do, by 9p) can't be seen. The caller
+    holds the lock of ``locked``, the entry that it is about to build, so what is there of it is dead.
     """
     for path in locked.parent.glob(".new.*"):
         if not path.is_dir():
@@ -290,6 +293,8 @@ def _sweep(locked: Path) -> None:
         place = locked.parent / path.name.removeprefix(".new.").rpartition(".")[0]
         if place == locked:
             _remove(path)
+            continue
+        if time.time() - path.stat().st_mtime < _ABANDONED_SECONDS:
             continue
         with contextlib.suppress(BlockingIOError), _locked(place, wait=False):
             _remove(path)

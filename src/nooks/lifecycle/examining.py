@@ -82,7 +82,7 @@ def _endpoint(spec: Spec) -> str:
     """What is made for applications."""
     if spec.driver_class == "sound":
         return f"make the sink and the source nooks-{spec.name}, as the card has them"
-    return f"make the interface {spec.name}"
+    return f"make the {'block device' if spec.driver_class == 'block' else 'interface'} {spec.name}"
 
 
 def plan(verdict: Verdict, spec: Spec | None, *, force: bool) -> dict[str, Any]:

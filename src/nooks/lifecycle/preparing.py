@@ -22,6 +22,9 @@ DEVICES_REMEMBERED = 64
 CLASS_MODULES: Mapping[str, tuple[str, ...]] = {"block": ("dax_hmem", "device_dax")}
 """Modules that the agent of a class needs, whatever the driver: those that make a node of the buffer region, say."""
 
+DISK_MODULES = ("sd_mod",)
+"""What makes a disk of what a driver finds, for real disks whose driver has no row that says so."""
+
 NODES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "network": (("/dev/net/tun", "modprobe tun"),),
     "block": (("/dev/fuse", "modprobe fuse"), ("/dev/loop-control", "modprobe loop")),
@@ -42,6 +45,7 @@ def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dic
         modules = [
             *passthrough.modules(spec.parsed_device.kind),
             *CLASS_MODULES.get(driver.driver_class, ()),
+            *(DISK_MODULES if spec.real and driver.driver_class == "block" and not driver.known else ()),
             *driver.with_modules,
             driver.module,
         ]

@@ -131,6 +131,7 @@ class BlockSide:
         """Let the endpoint's requests come, now that it is known what the disk can do."""
         front = self._endpoint.front
         front.size_bytes = state.size_bytes
+        front.read_only = state.read_only
         self._watching = asyncio.create_task(self._watch_medium(), name="medium")
         front.zeroes = state.zero_bytes > 0
         front.discards = state.discard_bytes > 0 and self._tray.punches_holes

@@ -313,7 +313,7 @@ class Nook:
 
     def _hold_configuration(self) -> None:
         """From now on what is configured on the nook's interface is what the host's will get back."""
-        if self._held is not None:
+        if self._held is not None and self._held.configuration is not None:
             held, interface = self._held, str(self.side.result().get("interface", ""))
             self._tracker.own("configuration", lambda: held.renote(interface))
 

@@ -23,7 +23,7 @@ from nooks.nook.claims import DEVICE
 from nooks.spec import Spec
 
 APPEAR_SECONDS = 10.0
-"""How long the host's driver may take until its interface is there again."""
+"""How long the host's driver may take until its interface or disk is there again."""
 
 
 class Possession(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +103,8 @@ def give_back(directory: Path) -> None:
         _configure(possession.taken, possession.configuration)
     if possession.mixer:
         _turn_back(possession.taken, possession.mixer)
+    if possession.taken.blocks and not taking.disks_back(possession.taken, APPEAR_SECONDS):
+        structlog.get_logger().warning("the host's disk did not come back", names=possession.taken.blocks)
     with contextlib.suppress(FileNotFoundError):
         (directory / DEVICE).unlink()
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from nooks.device import passthrough, pci, usb
+from nooks.device import passthrough, pci, taking, usb
 from nooks.device.pci import PciTaken
 from nooks.device.usb import UsbDevice
 from nooks.failure.report import Reason
@@ -66,12 +66,13 @@ class RealDevice:
 
     def _make_ready(self) -> dict[str, Any]:
         """Taken again each time: a device that was pulled out and put back is the host's driver's by now."""
+        device = taking.take(self._taken)
         if isinstance(self._taken, PciTaken):
-            pci.take(self._taken)
             method = pci.reset(self._taken.address)
             node = pci.group_path(self._taken.address)
         else:
-            self._usb = usb.take(self._taken)
-            method, node = BY_PORT, self._usb.node
+            assert device is not None
+            self._usb = device
+            method, node = BY_PORT, device.node
         os.chown(node, self._user_id, self._user_id)
         return {"reset": method}

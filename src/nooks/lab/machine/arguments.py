@@ -31,12 +31,13 @@ TRANSLATIONS_MB = 512
 
 @dataclass(frozen=True)
 class Files:
-    """What QEMU opens: the kernel, the descriptor of the initramfs, the shared cache, the console log."""
+    """What QEMU opens: the kernel, the descriptor of the initramfs, the shared cache, the console log, disks' media."""
 
     vmlinux: Path
     initramfs: int
     cache: Path
     console: Path
+    media: Path
 
 
 def command(wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mapping[str, int]) -> list[str]:
@@ -58,7 +59,7 @@ def command(wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mappi
         *_share(ROOT_TAG, Path("/"), ROOT_SLOT, "readonly=on,multidevs=remap"),
         *_share(CACHE_TAG, files.cache, CACHE_SLOT, "multidevs=remap"),
         *shared_arguments(placed),
-        *(argument for one in placed for argument in one.arguments),
+        *(argument.replace("{media}", _escaped(files.media)) for one in placed for argument in one.arguments),
     ]
 
 

@@ -61,7 +61,7 @@ def described(device: dict[str, Any]) -> dict[str, Any]:
         **{key: device[key] for key in ("number", "model", "bus")},
         "address": _pci_address(device["path"]) if device["path"] else None,
         "usb": usb.name if usb is not None else None,
-        **{key: device[key] for key in ("mac", "wire", "wire_mac")},
+        **{key: device[key] for key in ("mac", "wire", "wire_mac", "disk")},
     }
 
 

@@ -20,8 +20,9 @@ from typing import Any
 from nooks.lab.machine import coldplug, session
 from nooks.lab.machine.wire import DEVICES, JOB
 
-MODULES = ("kvm_amd", "vfio-pci", "tun", "virtio_net", "loop", "fuse")
-"""What a machine has loaded that does what nooks wants; the drivers of its cards come by their aliases."""
+MODULES = ("kvm_amd", "vfio-pci", "tun", "virtio_net", "loop", "fuse", "sd_mod")
+"""What a machine has loaded that does what nooks wants; the drivers of its cards come by their aliases, but that of
+disks, which are found by a card's driver only later."""
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNAME, _IFF_UP = 0x8913, 0x8914, 0x8923, 1
 _JOB = Path("/run/nooks-lab") / Path(JOB).name

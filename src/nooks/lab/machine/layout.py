@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nooks.device.emulated import disk_of
 from nooks.lab.machine.options import Card
 
 SERIAL_SLOT, ROOT_SLOT, CACHE_SLOT, USB_SLOT, FIRST_SLOT, WIRE_SLOT = 1, 2, 3, 4, 5, 0x18
@@ -51,11 +52,15 @@ class Placed:
             "mac": self.mac,
             "wire": self.wire,
             "wire_mac": self.wire_mac,
+            "disk": self.card.model.wants_medium,
         }
 
 
 def place(cards: Sequence[Card]) -> list[Placed]:
-    """The cards with their numbers, in order. Bridges and ports come before what sits behind them."""
+    """The cards with their numbers, in order. Bridges and ports come before what sits behind them.
+
+    A disk that was given no image has the file ``medium_name`` of its number in the folder ``{media}``.
+    """
     bridges: dict[str, tuple[str, list[int]]] = {}
     usb_ports = iter(range(1, _USB_PORTS + 1))
     return [_place(number, card, bridges, usb_ports) for number, card in enumerate(cards)]
@@ -89,13 +94,23 @@ def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], u
         own |= {"netdev": f"card{number}", "mac": mac}
         before += ("-netdev", f"hubport,id=card{number},hubid={number}")
         after = _cable_end(number, wire_mac)
-    if card.drive is not None:
-        own["drive"] = f"drive{number}"
-        before += ("-drive", f"if=none,id=drive{number},format=raw,file={_escaped(str(card.drive))}")
+    if card.drive is not None or card.model.wants_medium:
+        file = _escaped(str(card.drive)) if card.drive is not None else "{media}/" + medium_name(number)
+        before += ("-drive", f"if=none,id=drive{number},format=raw,file={file}")
+        disk = disk_of(card.model.name)
+        if disk is None:
+            own["drive"] = f"drive{number}"
+        else:
+            after += ("-device", f"{disk},bus=card{number}.0,drive=drive{number}")
     if card.model.makes_sound:
         own["audiodev"] = _SHARED_AUDIO
     device = ",".join([card.model.name, *(f"{key}={value}" for key, value in (*own.items(), *card.options))])
     return Placed(number, card, (*before, "-device", device, *after), path, usb_port, mac, wire, wire_mac)
+
+
+def medium_name(number: int) -> str:
+    """The file of an empty medium."""
+    return f"disk{number}.img"
 
 
 def _pci_place(

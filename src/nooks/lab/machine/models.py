@@ -12,6 +12,7 @@ from nooks.host.process import run
 _LINE = re.compile(r'name "(?P<name>[^"]+)"(?:, bus (?P<bus>[^,\s]+))?(?:, alias "(?P<alias>[^"]+)")?')
 _HEADING = re.compile(r"([\w/ -]+) devices:")
 _NEAR_MISSES = 4
+_WITH_MEDIUM = ("nvme", "ich9-ahci", "usb-storage")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Model:
     def is_network_card(self) -> bool:
         """Whether a cable belongs to it."""
         return self.category == "Network" and self.bus in ("PCI", "usb-bus")
+
+    @property
+    def wants_medium(self) -> bool:
+        """Whether it is a disk, or a controller with one."""
+        return self.name in _WITH_MEDIUM
 
     @property
     def makes_sound(self) -> bool:

@@ -28,7 +28,7 @@ class Card:
     """A device of the lab machine as it was asked for.
 
     ``options`` go to QEMU. ``bridge`` names the PCI bridge behind which it sits with others, ``port`` gives it a
-    root port of its own, ``drive`` is the raw image behind a disk.
+    root port of its own, ``drive`` is the raw image behind a disk; a disk without one gets an empty medium.
     """
 
     model: Model

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import termios
 import time
 import tty
@@ -24,13 +25,16 @@ from nooks.image.kernel import FLAVOURS, Kernel
 from nooks.image.progress import Progress, quiet
 from nooks.lab.machine import initramfs, kernels
 from nooks.lab.machine.arguments import Files, command
-from nooks.lab.machine.layout import Placed, place
+from nooks.lab.machine.layout import Placed, medium_name, place
 from nooks.lab.machine.options import Wishes
 from nooks.lab.machine.relay import STDERR, STDIN, STDOUT, LabError, Outcome, Relay, TooLongError
 from nooks.lab.machine.wire import PORTS
 
 BOOT_SECONDS = 180.0
 """How long a lab may take to its command on a busy host (10 s on an idle one)."""
+
+MEDIUM_BYTES = 256 << 20
+"""Of a disk that was given no image."""
 
 TOLD_LINES = 12
 _PANIC = "Kernel panic"
@@ -79,7 +83,7 @@ def run(
         archive = stack.enter_context(_initramfs(kernel, job, cache))
         complaints = os.memfd_create("nooks-lab-stderr", os.MFD_CLOEXEC)
         stack.callback(os.close, complaints)
-        files = Files(kernel.vmlinux, archive, cache, log)
+        files = Files(kernel.vmlinux, archive, cache, log, _media(placed, stack))
         began = time.monotonic()
         qemu = spawn(
             command(wishes, placed, files, {kind: end.fileno() for kind, end in theirs.items()}),
@@ -127,6 +131,16 @@ def make_job(
         },
         "layout": [one.facts() for one in placed],
     }
+
+
+def _media(placed: Sequence[Placed], stack: ExitStack) -> Path:
+    """A folder with an empty medium for each disk that was given none."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-lab-")))
+    for one in placed:
+        if one.card.model.wants_medium and one.card.drive is None:
+            with (folder / medium_name(one.number)).open("wb") as file:
+                file.truncate(MEDIUM_BYTES)
+    return folder
 
 
 def _result(outcome: Outcome, began: float, kernel: Kernel, log: Path) -> Result:
