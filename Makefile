@@ -71,11 +71,12 @@ fuzz: setup ## look for messages that harm a device model, guided by coverage: F
 test-lab-short: setup ## one real card on an emulated PC, taken, failed and given back
 	$(AS_ROOT) $(LAB) --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
 
-test-lab: setup ## all of the tests with real devices, on emulated PCs: half an hour
+test-lab: setup ## all of the tests with real devices, on emulated PCs: an hour
 	$(AS_ROOT) $(LAB) $(LAB_CARDS) -- $(IN_LAB) tests/lab/test_attach.py tests/lab/test_devices.py
 	$(AS_ROOT) $(LAB) $(LAB_DISKS) -- $(IN_LAB) tests/lab/test_attach_disks.py
 	$(AS_ROOT) $(LAB) $(LAB_GROUP) -- $(IN_LAB) tests/lab/test_refusals.py tests/lab/test_devices.py
 	$(AS_ROOT) $(LAB) --no-iommu --device e1000 -- $(IN_LAB) tests/lab/test_refusals.py
+	$(AS_ROOT) $(LAB) --device AC97 --device usb-audio -- $(IN_LAB) tests/lab/test_sound.py
 	$(AS_ROOT) $(LAB) --kernel trixie --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
 
 complexity: setup ## lines per room and class, beside the papers' figures
