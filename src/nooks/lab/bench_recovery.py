@@ -26,7 +26,7 @@ from nooks.lab.host_health import HostHealth
 from nooks.lab.product import Product
 from nooks.lab.real_card import RealCard
 from nooks.lab.running import run_lab
-from nooks.lab.ways import CRASHES, TEXT, Failure, fail, settle
+from nooks.lab.ways import CRASHES, TEXT, Failure, fail, settle, unasked
 from nooks.lab.workers import Worker, python, worker
 
 COUNT = 50
@@ -150,9 +150,13 @@ async def _run(plan: Plan, spare: bool, load_bytes: int, seed: int, console: Con
                 break
         errors = load.errors()
         status = await product.status()
+        besides = unasked(product, (trial.failure for trial in trials))
+        if besides:
+            console.print(f"failures that nobody asked for: {', '.join(one['reason'] for one in besides)}")
     return _document(plan.driver, plan.how, ways, trials, errors + health.harm()) | {
         "nook": started,
         "status": status,
+        "unasked": besides,
         "spare": spare,
         "host": "harmed" if health.harm() else "unharmed",
         "machine": machine(),

@@ -7,6 +7,7 @@ it says how long the change went unnoticed. *Recovery* is from report to resumed
 import asyncio
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -75,11 +76,12 @@ class Failure:
 async def fail(product: Product, way: str, seed: int = 0) -> Failure:
     """Make ``product`` fail in this way and wait until it serves again, or clearly doesn't.
 
-    Raises NooksError if the fault itself could not be brought about.
+    One that is recovering just now, from a failure that nobody asked for, is waited for. Raises NooksError if the
+    fault itself could not be brought about.
     """
     if way == SUPERVISOR:
         return await _kill_supervisor(product)
-    status = await product.status()
+    status = await _serving(product)
     failure = Failure(way, time.time(), int(status["incarnation"]))
     if way == TEXT:
         report = await _inject_until_noticed(product, failure, seed)
@@ -100,6 +102,24 @@ async def fail(product: Product, way: str, seed: int = 0) -> Failure:
         failure.recovery_seconds = float(back.detail.get("recovery_seconds", back.time - report.time))
         failure.steps = _steps(product, failure, back)
     return failure
+
+
+async def _serving(product: Product) -> dict[str, Any]:
+    """The status as soon as it isn't ``recovering``, or RESUME_SECONDS later."""
+    deadline = time.monotonic() + RESUME_SECONDS
+    while (status := await product.status())["state"] == "recovering" and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_SECONDS)
+    return status
+
+
+def unasked(product: Product, failures: Iterable[Failure]) -> list[dict[str, Any]]:
+    """The failures in the journal that nobody had brought about, those of restarts included."""
+    asked = {failure.incarnation for failure in failures}
+    return [
+        {"incarnation": event.incarnation, "time": event.time, "reason": event.reason, "detail": event.detail}
+        for event in product.journal.events
+        if event.event == "failed" and event.incarnation not in asked
+    ]
 
 
 def _steps(product: Product, failure: Failure, resumed: Event) -> dict[str, float]:
