@@ -194,13 +194,3 @@ def test_a_disk_in_use_is_refused(disk: Disk, tmp_path: Path) -> None:
         assert (place / "kept").read_text() == "kept"
     finally:
         run("umount", str(place))
-
-
-def test_a_start_that_fails_gives_the_disk_back(disk: Disk) -> None:
-    name, native = disk.until_there(), disk.driver
-    before = digest(Path("/dev", name))
-    failed = nooks("attach", name, "--memory", "96M", "--driver", "e1000e", "--kernel", "host")
-    assert failed.returncode in (1, 2)
-    assert failed.stderr.startswith("nooks: error: ")
-    assert disk.driver == native
-    assert digest(Path("/dev", disk.until_there())) == before
