@@ -271,6 +271,21 @@ def test_another_supervisor_takes_the_stream_over(studio: Studio, after_seconds:
     assert len(heard) > 0.9 * RATE
 
 
+def test_a_card_that_ran_dry_while_it_was_given_more_did_not_play_on(studio: Studio) -> None:
+    """The supervisor sleeps, then gives the card more before it reads that the card had stopped meanwhile."""
+    studio.begin()
+    studio.applications.ready = 2 * WINDOW + 1
+    studio.flow.pump()
+    studio.run(0.002, ready=0, step=0.001)
+    studio.time.now += 0.049
+    studio.card.pass_time(studio.time.now, 0.049)
+    studio.run(0.001, ready=0, step=0.001)
+    studio.fail()
+    studio.begin()
+    studio.run(0.2, ready=0)
+    assert studio.heard() == list(range(1, 2 * WINDOW + 2))
+
+
 class Lives(RuleBasedStateMachine):
     """Whatever happens when: no frame is skipped, and a failure repeats no more than was unreported and a period."""
 

@@ -246,8 +246,10 @@ class Playback:
         self._played = position
         if running:
             self._reports.append(now - position / self._sizes.rate)
-        elif position + waiting >= self._go_at:  # else it has not yet heard that it is to play
-            self._stopped()
+        else:
+            self._reports.clear()  # it stood still for a while, who knows since when: its clock begins anew
+            if position + waiting >= self._go_at:  # else it has not yet heard that it is to play
+                self._stopped()
         if self.flow is Flow.JOINING:
             self._join(now, running=running)
         elif position > self._log.silent:
@@ -259,11 +261,10 @@ class Playback:
         self._go_at = self._log.index
 
     def _stopped(self) -> None:
-        """The card has played all that it had and stands still; so does its clock."""
+        """The card has played all that it had and stands still."""
         if self._started and not self.starved:
             self.underruns += 1
         self._started = False
-        self._reports.clear()
 
     def _join(self, now: float, *, running: bool) -> None:
         """Once the new card's clock is known: what it is given next is the frame whose turn it will be then."""
