@@ -107,7 +107,7 @@ async def fail(product: Product, way: str, seed: int = 0) -> Failure:
 async def _serving(product: Product) -> dict[str, Any]:
     """The status as soon as it isn't ``recovering``, or RESUME_SECONDS later."""
     deadline = time.monotonic() + RESUME_SECONDS
-    while (status := await product.status())["state"] == "recovering" and time.monotonic() < deadline:
+    while (status := await product.status()).get("state") == "recovering" and time.monotonic() < deadline:
         await asyncio.sleep(_POLL_SECONDS)
     return status
 
