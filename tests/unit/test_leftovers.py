@@ -10,7 +10,7 @@ import pytest
 from nooks.endpoint import netns
 from nooks.host.cgroup import MARK
 from nooks.nook import leftovers
-from nooks.nook.claims import NAMESPACE
+from nooks.nook.claims import BLOCK_DEVICE, NAMESPACE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start processes of another user")
 
@@ -82,3 +82,26 @@ def test_the_noted_namespace_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "left0" / NAMESPACE).write_text("lab")
     leftovers.remove_namespace("left0")
     assert removed == ["lab"]
+
+
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="needs loop devices")
+def test_a_dead_disks_loop_device_goes_and_nobody_elses(tmp_path: Path) -> None:
+    devices: dict[str, Path] = {}
+    for name in ("left0", "left00"):
+        file = tmp_path / f"nooks-{name}"
+        file.write_bytes(bytes(1 << 20))
+        made = subprocess.run(["losetup", "--find", "--show", str(file)], capture_output=True, text=True, check=True)
+        devices[name] = Path(made.stdout.strip())
+    backing = {name: Path("/sys/block", device.name, "loop/backing_file") for name, device in devices.items()}
+    try:
+        (tmp_path / "left0").mkdir()
+        (tmp_path / "left1").mkdir()
+        (tmp_path / "left0" / BLOCK_DEVICE).symlink_to(devices["left0"])
+        (tmp_path / "left1" / BLOCK_DEVICE).symlink_to(devices["left00"])  # of old: another has it now
+        for name in ("left0", "left1", "left2"):
+            leftovers.detach_block_device(name)
+        assert [backing[name].exists() for name in devices] == [False, True]
+    finally:
+        for name, device in devices.items():
+            if backing[name].exists():
+                subprocess.run(["losetup", "--detach", str(device)], check=True)

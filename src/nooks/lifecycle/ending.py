@@ -76,6 +76,7 @@ def _bury(name: str) -> None:
         with claim(name, within_seconds=CLAIM_SECONDS):
             leftovers.fence(name)
             leftovers.remove_namespace(name)
+            leftovers.detach_block_device(name)
             leftovers.give_back_device(name)
     except NameTaken:
         raise StateError(f"another command is starting or stopping {name}", "wait for it to finish") from None

@@ -202,6 +202,7 @@ def _bury(claimed: Claim) -> None:
         deadline = time.monotonic() + QUIT_SECONDS
         while Path("/sys/class/net", claimed.name).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+    leftovers.detach_block_device(claimed.name)
     leftovers.give_back_device(claimed.name)
 
 

@@ -25,6 +25,7 @@ from nooks.nook.block_data import DataPath
 from nooks.nook.block_link import REGION_BYTES, Link
 from nooks.nook.block_parts import DATA, REGION, Parts
 from nooks.nook.block_probe import EmulatedWork, UnseenWork
+from nooks.nook.claims import BLOCK_DEVICE
 from nooks.nook.incarnation import Incarnation
 from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink
@@ -44,9 +45,6 @@ FLUSH_SECONDS = 30.0
 
 SEE_SECONDS = 0.1
 """How often a drive is asked whether it has seen its new medium."""
-
-DEVICE = "device"
-"""The link to the block device, in the nook's run directory."""
 
 
 class BlockSide:
@@ -123,7 +121,7 @@ class BlockSide:
             self._serve(state)
             await asyncio.to_thread(self._endpoint.publish, self._spec.name, state.sector_bytes)
             self._ledger.record(state=state.to_payload(), device=str(self._endpoint.path))
-        link = nook_dir(self._spec.name) / DEVICE
+        link = nook_dir(self._spec.name) / BLOCK_DEVICE
         link.unlink(missing_ok=True)
         link.symlink_to(self._endpoint.path)
 

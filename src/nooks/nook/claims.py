@@ -28,6 +28,8 @@ NAMESPACE = "namespace"
 """The name of a network namespace that goes when the nook goes, noted before it is made."""
 DEVICE = "device.json"
 """How the host had the real device that the nook has: noted before it is touched."""
+BLOCK_DEVICE = "device"
+"""A link to the block device of a nook of that class."""
 PID = "pid"
 """The supervisor's process id, for systemd (PIDFile); nothing of ours trusts it."""
 

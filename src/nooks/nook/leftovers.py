@@ -17,7 +17,7 @@ from pathlib import Path
 from nooks.host.cgroup import MARK, Cgroup, CgroupError
 from nooks.host.errors import NooksError
 from nooks.host.paths import nook_dir
-from nooks.nook.claims import DEVICE, NAMESPACE
+from nooks.nook.claims import BLOCK_DEVICE, DEVICE, NAMESPACE
 
 END_SECONDS = 10.0
 _POLL_SECONDS = 0.01
@@ -61,6 +61,16 @@ def remove_namespace(name: str) -> None:
 
     with contextlib.suppress(FileNotFoundError):
         netns.remove((nook_dir(name) / NAMESPACE).read_text())
+
+
+def detach_block_device(name: str) -> None:
+    """Take a dead block nook's loop device off its file, which nobody serves any more. Raises NooksError."""
+    link = nook_dir(name) / BLOCK_DEVICE
+    if link.is_symlink():
+        from nooks.endpoint.fuse_disk import file_name
+        from nooks.endpoint.loop import LoopDevice
+
+        LoopDevice(link.readlink(), file_name(name)).detach()
 
 
 def give_back_device(name: str) -> None:
