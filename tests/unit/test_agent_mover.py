@@ -10,7 +10,7 @@ import pytest
 
 from nooks.agent import mover
 from nooks.nook.block_link import REGION_BYTES, Link
-from nooks.xpc.block import BARRIER, FLUSH, FUA, READ, REQUEST, REQUEST_MAGIC, REQUEST_MARK, WRITE
+from nooks.xpc.block import ALONE, BARRIER, FLUSH, FUA, READ, REQUEST, REQUEST_MAGIC, REQUEST_MARK, WRITE
 
 SIZE = 4 << 20
 
@@ -71,6 +71,19 @@ def test_many_at_once(bench: Bench) -> None:
     writes = [(WRITE, 100 + slot, slot * 4096, 4096, slot * 65536) for slot in range(16)]
     assert bench.ask(*writes) == {100 + slot: 4096 for slot in range(16)}
     assert bench.disk.read_bytes()[: 16 * 4096] == b"".join(bytes([slot]) * 4096 for slot in range(16))
+
+
+def test_who_is_alone_is_served_and_others_after_it(bench: Bench) -> None:
+    for tag in range(1, 6):
+        assert bench.ask((WRITE, tag, 0, 4096, 0), flags=ALONE) == {tag: 4096}
+    assert bench.ask((READ, 6, 17, 100, 0), flags=ALONE)[6] < 0
+    assert bench.ask(*[(READ, 10 + slot, 0, 4096, slot * 65536) for slot in range(8)]) == {
+        10 + slot: 4096 for slot in range(8)
+    }
+    assert bench.ask(*[(READ, 20 + slot, 0, 4096, slot * 65536) for slot in range(8)], flags=ALONE) == {
+        20 + slot: 4096 for slot in range(8)
+    }
+    assert bench.ask((BARRIER, 30, 0, 0, 0)) == {30: 0}
 
 
 def test_what_can_t_be_done_is_an_error_and_not_the_end(bench: Bench) -> None:

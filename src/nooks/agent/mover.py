@@ -15,6 +15,7 @@ from time import sleep
 
 from nooks.agent import system
 from nooks.xpc.block import (
+    ALONE,
     BARRIER,
     DISCARD,
     FLUSH,
@@ -78,8 +79,11 @@ class Work:
     def _loop(self, index: int) -> None:
         unpack, pack, write, port, at_work = REQUEST.unpack_from, REPLY.pack, os.write, self._port, self._at_work
         size = REQUEST.size
+        taking = False
         while True:
-            self._taking.acquire()
+            if not taking:
+                self._taking.acquire()
+            taking = False
             while len(self._received) < size:
                 received = os.read(port, _READ_BYTES)
                 if not received:
@@ -94,7 +98,9 @@ class Work:
             while operation == BARRIER and any(at_work):
                 sleep(0.001)
             at_work[index] = True
-            self._taking.release()
+            taking = bool(flags & ALONE)  # waking the next thread is dear, and it has nothing to do
+            if not taking:
+                self._taking.release()
             try:
                 result = self._carry_out(operation, flags, offset, length, buffer)
             except OSError as error:

@@ -19,13 +19,14 @@ from typing import Any
 import structlog
 
 from nooks.endpoint.front import Front, FrontGone
-from nooks.nook.block_link import Link
+from nooks.nook.block_link import SMALL_BYTES, Link
 from nooks.nook.block_listener import NAMES, Listener, facts_of
 from nooks.shadow import block
 from nooks.shadow.integrity import IntegrityMap
 from nooks.shadow.requests import Answer, Request, RequestLog
 from nooks.shadow.write_log import WriteLog
 from nooks.xpc.block import (
+    ALONE,
     DISCARD,
     FLUSH,
     FUA,
@@ -266,6 +267,8 @@ class DataPath:
             self._integrity.forget(request.offset, length)
         request.issued_at = monotonic()
         flags = FUA if request.fua else 0
+        if not self._under_way and operation <= WRITE and length <= SMALL_BYTES:
+            flags |= ALONE
         tag = request.number & _TAG_MASK
         self._under_way[tag] = request, slot
         return REQUEST.pack(REQUEST_MAGIC, operation, flags, tag, request.offset, length, slot, 0, REQUEST_MARK)

@@ -13,6 +13,9 @@ READ, WRITE, FLUSH, ZERO, DISCARD, BARRIER = range(6)
 FUA = 1
 """Flag of a write: it is to be on the medium, not in a cache, when it is answered."""
 
+ALONE = 2
+"""Flag of a small request that is sent while no other is under way: the next one may wait for its end."""
+
 REQUEST = Struct("<HBBIQQIHH")
 """Magic, operation, flags, tag, offset and length on the device and offset in the region in bytes, 0, mark."""
 
