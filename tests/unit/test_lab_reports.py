@@ -32,7 +32,7 @@ class FakeProduct(Product):
         self.found: dict[str, Any] = {}
 
     async def status(self) -> dict[str, Any]:
-        return {"incarnation": self.number, "pid": 1}
+        return {"incarnation": self.number, "pid": 1, "state": "running"}
 
     async def crash(self, how: str) -> dict[str, Any]:
         now = time.time()

@@ -30,7 +30,7 @@ class Product:
     async def crash(self, how: str) -> None:
         assert self._recovering < 0, "nobody can be failed twice"
         self.crashed.append(how)
-        self._say("failed", 2, reason="exit")
+        self._say("failed", 2, reason="exit", detail={"commanded": how})
         self._say("resumed", 3, detail={"recovery_seconds": 0.02, "means": "spare"})
 
 
@@ -41,7 +41,7 @@ def test_a_nook_that_recovers_by_itself_is_waited_for_and_told_of(recovering: in
         failure = await ways.fail(product, "kill")  # type: ignore[arg-type]
         assert product.crashed == ["kill"]
         assert (failure.reason, failure.recovered, failure.recovery_seconds) == ("exit", True, 0.02)
-        (besides,) = ways.unasked(product, [failure])  # type: ignore[arg-type]
+        (besides,) = ways.unasked(product)  # type: ignore[arg-type]
         assert (besides["incarnation"], besides["reason"]) == (1, "no-progress")
 
     asyncio.run(play())

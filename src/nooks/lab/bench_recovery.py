@@ -150,13 +150,13 @@ async def _run(plan: Plan, spare: bool, load_bytes: int, seed: int, console: Con
                 break
         errors = load.errors()
         status = await product.status()
-        besides = unasked(product, (trial.failure for trial in trials))
+        besides = unasked(product)
         if besides:
             console.print(f"failures that nobody asked for: {', '.join(one['reason'] for one in besides)}")
     return _document(plan.driver, plan.how, ways, trials, errors + health.harm()) | {
         "nook": started,
         "status": status,
-        "unasked": besides,
+        "unasked_failures": besides,
         "spare": spare,
         "host": "harmed" if health.harm() else "unharmed",
         "machine": machine(),

@@ -40,6 +40,16 @@ class GuestClass(Protocol):
         ...
 
 
+def wait_for(look: Callable[[], str], within_seconds: float, otherwise: str) -> str:
+    """What ``look`` finds, as soon as that is something. Raises Unable, saying ``otherwise``."""
+    deadline = time.monotonic() + within_seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise system.Unable(otherwise)
+        time.sleep(0.01)
+    return found
+
+
 def serve(guest: GuestClass) -> None:
     """Be the guest's init. Returns never."""
     try:

@@ -7,7 +7,6 @@ it says how long the change went unnoticed. *Recovery* is from report to resumed
 import asyncio
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -107,18 +106,17 @@ async def fail(product: Product, way: str, seed: int = 0) -> Failure:
 async def _serving(product: Product) -> dict[str, Any]:
     """The status as soon as it isn't ``recovering``, or RESUME_SECONDS later."""
     deadline = time.monotonic() + RESUME_SECONDS
-    while (status := await product.status()).get("state") == "recovering" and time.monotonic() < deadline:
+    while (status := await product.status())["state"] == "recovering" and time.monotonic() < deadline:
         await asyncio.sleep(_POLL_SECONDS)
     return status
 
 
-def unasked(product: Product, failures: Iterable[Failure]) -> list[dict[str, Any]]:
-    """The failures in the journal that nobody had brought about, those of restarts included."""
-    asked = {failure.incarnation for failure in failures}
+def unasked(product: Product) -> list[dict[str, Any]]:
+    """The failures in the journal that nobody had brought about by a command."""
     return [
-        {"incarnation": event.incarnation, "time": event.time, "reason": event.reason, "detail": event.detail}
+        {"incarnation": event.incarnation, "reason": event.reason, **event.detail}
         for event in product.journal.events
-        if event.event == "failed" and event.incarnation not in asked
+        if event.event == "failed" and "commanded" not in event.detail
     ]
 
 

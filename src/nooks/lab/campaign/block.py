@@ -1,6 +1,5 @@
 """The class block in a campaign: a disk in memory, and a program that writes past the page cache, reads, compares."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -11,7 +10,7 @@ from typing import Any
 
 from nooks.device.emulated import as_argument, drive, drive_buses
 from nooks.image.payload import AGENT, Payload
-from nooks.lab.gauge import Gauge
+from nooks.lab.campaign.told import ToldApplication
 from nooks.lab.workers import python, worker
 from nooks.spec import Device
 
@@ -20,45 +19,15 @@ SIZE_BYTES = 256 << 20
 _MEMORY = Path("/dev/shm")
 
 
-class DiskApplication:
-    """``lab.disk.raw``, wherever it runs; ``tell`` has it come to its end."""
+class DiskApplication(ToldApplication):
+    """``lab.disk.raw``."""
 
-    def __init__(self, tell: Callable[[], object] = lambda: None) -> None:
-        self.gauge = Gauge()
-        self.tell = tell
-        self._judged = asyncio.Event()
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Take one of its lines."""
-        self.gauge.add(line)
-        if line.get("judged"):
-            self._judged.set()
+    LAST = "judged"
 
     def errors(self) -> list[str]:
         """What went wrong so far."""
         found = [f"{self.gauge.errors} blocks are not what was written"] if self.gauge.errors else []
         return found + ([self.gauge.broken] if self.gauge.broken else [])
-
-    @property
-    def ended(self) -> bool:
-        """Whether its last line came."""
-        return self._judged.is_set()
-
-    def tell_to_finish(self) -> None:
-        """It is to compare all that it wrote, and end."""
-        if not self.ended:
-            with contextlib.suppress(OSError):
-                self.tell()
-
-    async def finish(self, within_seconds: float) -> list[str]:
-        """Tell it to finish, and wait for its last line; the errors."""
-        self.tell_to_finish()
-        try:
-            async with asyncio.timeout(within_seconds):
-                await self._judged.wait()
-        except TimeoutError:
-            return [*self.errors(), f"it did not come to an end within {within_seconds:.0f} s"]
-        return self.errors()
 
 
 class DiskSurroundings:

@@ -11,8 +11,8 @@ from nooks.device.emulated import NETWORK_CABLE, as_argument, network_card
 from nooks.endpoint.wire import Wire, parse_wire
 from nooks.image.payload import AGENT, Payload
 from nooks.lab import bed as beds
+from nooks.lab.campaign.told import ToldApplication
 from nooks.lab.exchange.client import FINISH
-from nooks.lab.gauge import Gauge
 from nooks.lab.workers import Worker, python, worker
 from nooks.spec import Device
 
@@ -24,44 +24,22 @@ _GUEST, _FAR_END, _NETMASK = "198.18.0.1", "198.18.0.2", "255.255.255.252"
 """In a namespace of its own, so every bed may have these (RFC 2544)."""
 
 
-class ExchangeApplication:
-    """The exchange's client, wherever it runs; ``say`` reaches it."""
+class ExchangeApplication(ToldApplication):
+    """The exchange's client; ``say`` reaches it."""
+
+    LAST = "finished"
 
     def __init__(self, say: Callable[[bytes], object]) -> None:
-        self.gauge = Gauge()
+        super().__init__(lambda: say(FINISH + b"\n"))
         self._wrong: list[str] = []
-        self._finished = asyncio.Event()
-        self._say = say
 
     def add(self, line: dict[str, Any]) -> None:
         """Take one line of the client's."""
-        self.gauge.add(line)
         self._wrong = [str(each)[:200] for each in line.get("wrong", ())]
-        if line.get("finished"):
-            self._finished.set()
+        super().add(line)
 
     def errors(self) -> list[str]:
         """What went wrong so far."""
-        return list(self._wrong)
-
-    @property
-    def ended(self) -> bool:
-        """Whether its last line came."""
-        return self._finished.is_set()
-
-    def tell_to_finish(self) -> None:
-        """It is to come to an end."""
-        with contextlib.suppress(OSError):
-            self._say(FINISH + b"\n")
-
-    async def finish(self, within_seconds: float) -> list[str]:
-        """Tell it to finish, and wait for its last line; the errors."""
-        self.tell_to_finish()
-        try:
-            async with asyncio.timeout(within_seconds):
-                await self._finished.wait()
-        except TimeoutError:
-            return [*self._wrong, f"it did not come to an end within {within_seconds:.0f} s"]
         return list(self._wrong)
 
 

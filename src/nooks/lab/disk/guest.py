@@ -6,7 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-from nooks.agent import system
 from nooks.lab import guest
 from nooks.lab.disk.raw import Work
 
@@ -24,12 +23,7 @@ class DiskGuest:
     def bring_up(self, order: guest.Order) -> None:
         """Wait for the disk. Raises Unable."""
         del order
-        deadline = time.monotonic() + _APPEAR_SECONDS
-        while not (found := sorted(path for path in _DISKS.iterdir() if (path / "device").exists())):
-            if time.monotonic() > deadline:
-                raise system.Unable("no disk appeared")
-            time.sleep(0.01)
-        self._path = Path("/dev", found[0].name)
+        self._path = Path("/dev", guest.wait_for(_disk, _APPEAR_SECONDS, "no disk appeared"))
 
     def use(self, order: guest.Order, report: guest.Report, control: int) -> None:
         """Write, read and compare."""
@@ -40,6 +34,11 @@ class DiskGuest:
         work.run()
         work.ending.set()
         listening.join()
+
+
+def _disk() -> str:
+    """The name of the first disk that is a driver's."""
+    return min((path.name for path in _DISKS.iterdir() if (path / "device").exists()), default="")
 
 
 def _listen(ending: threading.Event, control: int) -> None:

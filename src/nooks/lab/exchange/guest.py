@@ -4,7 +4,6 @@ import fcntl
 import os
 import socket
 import struct
-import time
 
 from nooks.agent import system
 from nooks.lab import guest
@@ -23,13 +22,13 @@ class NetworkGuest:
 
     def bring_up(self, order: guest.Order) -> None:
         """Give the driver's interface its address and wait for the carrier. Raises Unable."""
-        name = _await(lambda: _interface(), _APPEAR_SECONDS, "no network interface appeared")
+        name = guest.wait_for(lambda: _interface(), _APPEAR_SECONDS, "no network interface appeared")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             for request, address in ((_SIOCSIFADDR, order["address"]), (_SIOCSIFNETMASK, order["netmask"])):
                 where = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
                 fcntl.ioctl(any_socket, request, struct.pack("16s16s", name.encode(), where))
             fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), _IFF_UP))
-        _await(lambda: _carrier(name), _CARRIER_SECONDS, "the card has no carrier")
+        guest.wait_for(lambda: _carrier(name), _CARRIER_SECONDS, "the card has no carrier")
 
     def use(self, order: guest.Order, report: guest.Report, control: int) -> None:
         """Exchange with the far end."""
@@ -46,22 +45,6 @@ def _carrier(name: str) -> str:
         return "up" if system.read(f"{_DEVICES}/{name}/carrier").strip() == "1" else ""
     except OSError:
         return ""
-
-
-def _await(look: "Look", seconds: float, otherwise: str) -> str:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise system.Unable(otherwise)
-        time.sleep(0.01)
-    return found
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Look = Callable[[], str]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from nooks.lab.host_health import HostHealth
 from nooks.lab.running import run_lab
 from nooks.lab.sound.hearing import Break, breaks, holes, passages
 from nooks.lab.sound.stage import Client, Stage, stage
-from nooks.lab.ways import CRASHES, Failure, fail
+from nooks.lab.ways import CRASHES, Failure, fail, unasked
 
 COUNT = 50
 SPARE_SECONDS = 20.0
@@ -93,15 +93,14 @@ async def _run(
     async with stage(driver, *flags, "--intensity", "1000") as made, made.product.following():
         heard = await fail_while_playing(made, ways, spare=spare, seed=seed, console=console)
         status = await made.product.status()
-        failed = [event for event in made.product.journal.events if event.event == "failed"]
-        unasked = [{"reason": each.reason, **each.detail} for each in failed if "commanded" not in each.detail]
+        besides = unasked(made.product)
         started, rate = made.started, made.rate
     heard.errors.extend(health.harm())
     return document(driver, how, heard) | {
         "flags": flags,
         "rate": rate,
         "wanted": len(ways),
-        "unasked_failures": unasked,
+        "unasked_failures": besides,
         "nook": started,
         "status": status,
         "spare": spare,
