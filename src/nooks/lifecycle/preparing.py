@@ -90,10 +90,8 @@ def _module_files(kernel: "Kernel", names: Iterable[str]) -> dict[str, str]:
 def check_machine(spec: Spec) -> None:
     """Quick checks of what a nook needs, so that the commonest lacks are told in one line. Raises MachineError."""
     if os.geteuid() != 0 and not (spec.driver_class == "sound" and spec.emulated):
-        what = f"a {spec.driver_class} nook" + (
-            "" if spec.driver_class != "sound" else f" with the device {spec.device}"
-        )
-        raise MachineError(f"{what} needs root", "run the command with sudo")
+        with_what = f" with the device {spec.device}" if spec.driver_class == "sound" else ""
+        raise MachineError(f"a {spec.driver_class} nook{with_what} needs root", "run the command with sudo")
     for node, fix in NODES.get(spec.driver_class or "", ()):
         if not Path(node).exists():
             raise MachineError(f"{node} is missing", f"load it with '{fix}', or grant it to this container")

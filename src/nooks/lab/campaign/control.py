@@ -100,10 +100,10 @@ class ControlLane:
             lambda: initramfs.build(kernel, modules, firmware=driver.firmware, payload=around.payload)
         )
         tree = ModuleTree(kernel.modules, kernel.version)
-        found = [tree.find(name) for name in (image.load_order[-1], *driver.load_modules)]
-        self.module_files = [module.path for module in found if module is not None]
-        if not self.module_files:
+        own, *others = (tree.find(name) for name in (image.load_order[-1], *driver.load_modules))
+        if own is None:
             raise NooksError(f"kernel {kernel.version} has no {image.load_order[-1]}", "use another kernel")
+        self.module_files = [own.path, *(module.path for module in others if module is not None)]
         plan = Plan(
             vmlinux=kernel.vmlinux,
             initramfs=image.initramfs,
