@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from nooks.device import usb
+from nooks.device import pci, usb
+from nooks.device.taking import resolve
 from nooks.host import journal, paths
 from nooks.lab.leaks import Picture
 from nooks.lifecycle import contact
@@ -52,6 +53,14 @@ def network_devices() -> list[dict[str, Any]]:
     if not DEVICES.exists():
         return []
     return [device for device in json.loads(DEVICES.read_text()) if device["wire"]]
+
+
+def driver_of(device: str) -> str | None:
+    """The driver that has a real device now, named as for ``nooks attach``."""
+    kind, _, where = resolve(device).partition(":")
+    if kind == "pci":
+        return pci.find(where).driver
+    return next((one.driver for one in usb.find(where).interfaces if one.driver), None)
 
 
 @dataclass

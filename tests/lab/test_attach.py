@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-from nooks.device import pci, usb
-from nooks.device.taking import resolve
 from nooks.host import paths
 from nooks.spec import load
-from tests.lab.conftest import NOTICED_AS, Card, Nook, Talk, cabled, end_nooks, network_devices, nooks, ok, run
+from tests.lab.conftest import (
+    NOTICED_AS,
+    Card,
+    Nook,
+    Talk,
+    cabled,
+    driver_of,
+    end_nooks,
+    network_devices,
+    nooks,
+    ok,
+    run,
+)
 
 pytestmark = [
     pytest.mark.lab,
@@ -29,23 +39,14 @@ def card(request: pytest.FixtureRequest) -> Iterator[Card]:
         end_nooks()
 
 
-def driver_of(card: Card) -> str | None:
-    """The driver that has the card now."""
-    device = resolve(card.device)
-    if device.startswith("pci:"):
-        return pci.find(device.removeprefix("pci:")).driver
-    interfaces = usb.find(device.removeprefix("usb:")).interfaces
-    return next((one.driver for one in interfaces if one.driver), None)
-
-
 def attached(card: Card, *flags: str) -> Nook:
     """The card in a nook, and all as it was for applications."""
-    before, native = card.configured(), driver_of(card)
+    before, native = card.configured(), driver_of(card.device)
     started = ok("attach", card.interface, "--intensity", "1000", *flags)
     assert started["interface"] == before["name"]
     assert started["driver"]
     assert card.configured() == before
-    assert driver_of(card) != native
+    assert driver_of(card.device) != native
     assert card.reaches()
     return Nook(started["name"])
 
@@ -53,13 +54,13 @@ def attached(card: Card, *flags: str) -> Nook:
 def detached(card: Card, nook: Nook, before: dict[str, Any], native: str | None) -> None:
     ok("detach", nook.name)
     assert card.configured() == before
-    assert driver_of(card) == native
+    assert driver_of(card.device) == native
     assert card.reaches()
 
 
 @pytest.mark.lab_short
 def test_a_card_lives_in_a_nook_and_comes_back(card: Card) -> None:
-    before, native = card.configured(), driver_of(card)
+    before, native = card.configured(), driver_of(card.device)
     nook = attached(card)
     talk = Talk(card)
     try:
@@ -75,7 +76,7 @@ def test_a_card_lives_in_a_nook_and_comes_back(card: Card) -> None:
 
 
 def test_a_card_fails_in_every_way(card: Card) -> None:
-    before, native = card.configured(), driver_of(card)
+    before, native = card.configured(), driver_of(card.device)
     nook = attached(card)
     talk = Talk(card)
     usb_card = card.device.startswith("usb")
@@ -93,7 +94,7 @@ def test_a_card_fails_in_every_way(card: Card) -> None:
 
 
 def test_what_was_changed_meanwhile_is_kept(card: Card) -> None:
-    native = driver_of(card)
+    native = driver_of(card.device)
     nook = attached(card)
     run("ip", "address", "add", "198.18.99.1/32", "dev", card.interface)
     expected = card.configured()
@@ -102,11 +103,11 @@ def test_what_was_changed_meanwhile_is_kept(card: Card) -> None:
 
 
 def test_from_each_start_of_the_machine_on(card: Card) -> None:
-    before, native = card.configured(), driver_of(card)
+    before, native = card.configured(), driver_of(card.device)
     attached(card, "--persist", "--memory", "144M")
     noted = paths.etc_dir() / f"{card.interface}.toml"
     ok("stop", card.interface)
-    assert (card.configured(), driver_of(card)) == (before, native)
+    assert (card.configured(), driver_of(card.device)) == (before, native)
     ok("start", str(noted))
     assert card.configured() == before
     assert card.reaches()
@@ -116,15 +117,15 @@ def test_from_each_start_of_the_machine_on(card: Card) -> None:
 
 
 def test_a_dry_run_touches_nothing(card: Card) -> None:
-    before, native = card.configured(), driver_of(card)
+    before, native = card.configured(), driver_of(card.device)
     plan = ok("attach", card.interface, "--dry-run")
     assert plan["possible"]
     assert plan["configuration"]["name"] == before["name"]
-    assert (card.configured(), driver_of(card)) == (before, native)
+    assert (card.configured(), driver_of(card.device)) == (before, native)
 
 
 def test_bad_names_are_told(card: Card) -> None:
-    native = driver_of(card)
+    native = driver_of(card.device)
     for arguments, words in (
         (["attach", card.interface, "--name", "Nook"], "name"),
         (["attach", card.interface, "--kernel", "9.9.9"], "9.9.9"),
@@ -135,5 +136,5 @@ def test_bad_names_are_told(card: Card) -> None:
         assert done.returncode in (1, 2), arguments
         assert done.stderr.startswith("nooks: error: ")
         assert words in done.stderr
-    assert driver_of(card) == native
+    assert driver_of(card.device) == native
     assert card.reaches()

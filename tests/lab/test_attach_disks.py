@@ -22,7 +22,7 @@ from typing import Any, Self
 import pytest
 
 from nooks.device import pci, usb
-from tests.lab.conftest import DEVICES, NOTICED_AS, Nook, end_nooks, nooks, ok, run
+from tests.lab.conftest import DEVICES, NOTICED_AS, Nook, driver_of, end_nooks, nooks, ok, run
 
 COMPARED_BYTES = 32 << 20
 WAYS = [how for how in NOTICED_AS if how not in ("silent", "dma")]
@@ -57,9 +57,7 @@ class Disk:
     @property
     def driver(self) -> str | None:
         """The driver that has it now."""
-        if self.where.startswith("usb:"):
-            return usb.find(self.where.removeprefix("usb:")).interfaces[0].driver
-        return pci.find(self.where).driver
+        return driver_of(self.where)
 
     def until_there(self) -> str:
         """Its name with the host, once there is one."""

@@ -20,7 +20,7 @@ import pytest
 
 from nooks.device import card_mixer, pci, usb
 from nooks.lab.sound.music import write_music
-from tests.lab.conftest import DEVICES, NOTICED_AS, Nook, end_nooks, logs, nooks, ok
+from tests.lab.conftest import DEVICES, NOTICED_AS, Nook, driver_of, end_nooks, logs, nooks, ok
 from tests.vm.sound_servers import user_server
 
 FRAME_BYTES, RATE = 4, 48000
@@ -49,10 +49,7 @@ class SoundCard:
     @property
     def driver(self) -> str | None:
         """The driver that has it now."""
-        kind, _, where = self.device.partition(":")
-        if kind == "pci":
-            return pci.find(where).driver
-        return next((one.driver for one in usb.find(where).interfaces if one.driver), None)
+        return driver_of(self.device)
 
 
 def sound_cards() -> list[SoundCard]:
