@@ -35,6 +35,7 @@ from nooks.shadow.integrity import IntegrityMap
 from nooks.spec import Spec
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import Changed, Message, Read
+from nooks.xpc.settings import Settings
 from nooks.xpc.states import BlockState, DeviceState
 
 REHEARSALS = 2
@@ -188,10 +189,14 @@ class BlockSide:
         self._bay = bay
         return {}
 
+    def recorded(self) -> Settings:
+        """A disk has no settings."""
+        return {}
+
     async def rehearse(self, spare: Incarnation) -> None:
         """Have a spare do once, on the stand-in, what it will be asked for."""
         for _ in range(REHEARSALS):
-            _disk((await surely(spare.channel.request(asking.resume(spare.number, {}), patience()))).state)
+            _disk((await surely(spare.channel.request(asking.resume(spare.number, self.recorded()), patience()))).state)
         await self._links[spare.bay].rehearse(patience(), writing=not self._tray.removable)
 
     # -- the shadow's ports ------------------------------------------------------------------------------------

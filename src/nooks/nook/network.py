@@ -200,11 +200,15 @@ class NetworkSide:
 
         return await self._request(ask)
 
+    def recorded(self) -> Settings:
+        """The log's target."""
+        return self.log.target()
+
     async def rehearse(self, spare: Incarnation) -> None:
         """Bring a spare to the log's state, link included. Cancelled, it leaves the agent's answer to arrive."""
         carrier = False
         for _ in range(REHEARSALS):
-            request = resume(spare.number, self.log.target())
+            request = resume(spare.number, self.recorded())
             carrier = _link((await surely(spare.channel.request(request, patience()))).state).carrier
         deadline = time.monotonic() + CARRIER_SECONDS
         while not carrier and self.shadow.link.carrier and time.monotonic() < deadline:

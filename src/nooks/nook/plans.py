@@ -76,7 +76,11 @@ class Plans:
         if not self._spec.plugged_late:
             return None
         device = self._late or EmulatedDevice(self._side.emulated_device())
-        return Plugging(device, lambda: _bring_up(self._spec, image()), came_up)
+
+        def request() -> BringUp:
+            return replace(_bring_up(self._spec, image()), settings=self._side.recorded())
+
+        return Plugging(device, request, came_up)
 
     async def rehearse(self, spare: Incarnation, image: dict[str, Any]) -> None:
         """All that a spare can be asked before it has its device: once more what it has done. Raises XpcError.

@@ -17,6 +17,7 @@ from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink, Shadow
 from nooks.spec import Spec
 from nooks.xpc.messages import Message
+from nooks.xpc.settings import Settings
 
 CLASSES: Mapping[str, str] = {
     "network": "nooks.nook.network:NetworkSide",
@@ -87,6 +88,10 @@ class ClassSide(Protocol):
 
     def switch(self, bay: int) -> dict[str, Any]:
         """Make ``bay`` the one that applications are connected to; see Bays."""
+        ...
+
+    def recorded(self) -> Settings:
+        """The settings that every driver is brought to; a device that is plugged in late gets them with its start."""
         ...
 
     async def rehearse(self, spare: Incarnation) -> None:

@@ -246,12 +246,16 @@ class SoundSide:
 
         return await self._ask(question)
 
+    def recorded(self) -> Settings:
+        """What the shadow asks every driver for."""
+        return self.shadow.wanted()
+
     async def rehearse(self, spare: Incarnation) -> None:
         """Bring a spare to the log's state, and have it play a little silence, so that all is translated."""
         if self._line is not None:
             await self._line.plug(spare.domain)
         for _ in range(REHEARSALS):
-            reply = await surely(spare.channel.request(resume(spare.number, self.shadow.wanted()), patience()))
+            reply = await surely(spare.channel.request(resume(spare.number, self.recorded()), patience()))
             playback = _sound(reply.state).playback
             if playback is None:
                 continue
