@@ -1,6 +1,7 @@
 """Both network cards as a driver drives them: rings in memory, registers, frames on a cable."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ethernet_cable import Cables, frame
 from vfio_client import MEMORY_BYTES, Bus, Client, bus
 
 from nooks.hardware.epic100 import Epic100
-from nooks.hardware.etherlink import EtherLink
+from nooks.hardware.etherlink import UNTOLD_MAX, UNTOLD_SECONDS, EtherLink
 from nooks.hardware.ethernet import BROADCAST
 
 OWN, RING, BUFFERS = 0x8000, 0x1000, 0x4000
@@ -240,12 +241,22 @@ def test_vortex_transmits_fragments(vortex: Vortex) -> None:
     vortex.command(6 << 11 | 3)
     assert vortex.cables.frames() == [out]
     assert vortex.client.read(1, 0x24, 4) == 0
-    assert vortex.rung()
     assert vortex.status() & 0x200
+    time.sleep(2 * UNTOLD_SECONDS)
+    assert vortex.rung()
     vortex.command(1 << 11 | 6)
     assert vortex.client.read(1, 6, 1) == 1
     assert vortex.client.read(1, 12, 2) == 94
     assert vortex.client.read(1, 12, 2) == 0
+
+
+def test_vortex_interrupts_once_for_several_frames(vortex: Vortex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nooks.hardware.etherlink.UNTOLD_SECONDS", 3600.0)
+    for count in range(1, UNTOLD_MAX + 1):
+        vortex.card.put(RING + 0x100, 0, 0x80000000 | 60, BUFFERS, 0x80000000 | 60)
+        vortex.client.write(1, 0x24, 4, RING + 0x100)
+        assert vortex.rung() == (count == UNTOLD_MAX)
+        assert vortex.status() & 0x200
 
 
 def test_vortex_fills_checksums_in(vortex: Vortex) -> None:

@@ -63,6 +63,8 @@ _UP_COMPLETE, _UP_ERROR, _UP_OVERFLOW = 0x8000, 0x4000, 0x01000000
 _MASTER_ABORT = 0x80000000
 _STATISTICS_LIMIT = 0xC0
 
+UNTOLD_MAX, UNTOLD_SECONDS = 12, 0.002
+"""So many downloaded frames may wait for their interrupt, and so long: an interrupt costs more than a frame."""
 QUIET_SECONDS = 0.0002
 """After an interrupt was acknowledged: what the longest frame takes at 100 Mbit/s, and then some."""
 
@@ -102,6 +104,7 @@ class EtherLink(NetworkCard):
         self._status = 0
         self._quiet_until = 0.0
         self._waking = False
+        self._untold = 0
         self._interrupt_enable = 0
         self._indication_enable = 0
         self._filter = 0
@@ -248,7 +251,8 @@ class EtherLink(NetworkCard):
     def _update(self) -> None:
         """The latch is set by any enabled cause, and stays until it is acknowledged after its causes are gone."""
         status = self._status
-        if status & self._interrupt_enable & _CAUSES and not status & Event.LATCH:
+        causes = _CAUSES & ~Event.DN_COMPLETE if self._untold else _CAUSES
+        if status & self._interrupt_enable & causes and not status & Event.LATCH:
             if self._quiet_until and self.loop.clock() < self._quiet_until:
                 if not self._waking:
                     self._waking = True
@@ -306,7 +310,20 @@ class EtherLink(NetworkCard):
             self._bus_error()
             return
         if events:
-            self._indicate(events)
+            self._downloaded()
+
+    def _downloaded(self) -> None:
+        """The driver can see at once that frames are gone, and is interrupted for several at a time."""
+        self._untold += 1
+        if self._untold >= UNTOLD_MAX:
+            self._tell_downloaded()
+        elif self._untold == 1:
+            self.loop.call_at(self.loop.clock() + UNTOLD_SECONDS, self._tell_downloaded)
+        self._indicate(Event.DN_COMPLETE)
+
+    def _tell_downloaded(self) -> None:
+        self._untold = 0
+        self._update()
 
     def _gather(self, at: int) -> bytearray:
         frame = bytearray()
