@@ -4,6 +4,7 @@ Knows nothing of drivers, classes or recovery; whoever holds a Domain decides wh
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from nooks.domain.console import Console
 from nooks.domain.monitor import Event, Monitor, MonitorError
 from nooks.domain.qemu import OVERHEAD_BYTES, Plan, command
 from nooks.domain.snapshot import Snapshot, new_memory
+from nooks.host import processors
 from nooks.host.cgroup import MARK, Cgroup
 from nooks.host.errors import NooksError
 from nooks.host.hardening import expose_to_oom_killer
@@ -47,6 +49,8 @@ MEMORY_STAYS = [{"capability": "x-ignore-shared", "state": True}]
 PINNED_BESIDE_BYTES = 64 << 20
 """What VFIO may pin beside the guest's memory: option ROMs, the cards' own regions."""
 
+_TALKER = "IO vfio-user"
+"""QEMU's thread that gets a device model's messages."""
 PREPARING_NICENESS = 10
 """A spare is prepared behind everything that serves somebody."""
 
@@ -234,6 +238,13 @@ class Domain:
     async def plug(self, device: Mapping[str, Any]) -> None:
         """Plug a device in while the domain runs or stands still (``device_add``). Raises MonitorError."""
         await self._monitor.execute("device_add", **device)
+
+    def bind_to(self, processor: int) -> None:
+        """Have the virtual processor, and what brings a device model's answers to it, run on one of the host's."""
+        tasks = Path(f"/proc/{self.pid}/task")
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            talking = [int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().startswith(_TALKER)]
+            processors.bind([self.vcpu_thread, *talking], processor)
 
     async def log_translations(self, descriptor: int) -> None:
         """Have the emulator write to the file ``descriptor`` which code of modules it translates from now on.

@@ -17,8 +17,10 @@ from typing import Any
 import structlog
 
 from nooks.device import model
+from nooks.domain.domain import Domain
 from nooks.failure.presence import PresenceDetector
 from nooks.failure.report import FailureReport, Reason, ReportSink
+from nooks.host import processors
 from nooks.host.clock import Clock
 from nooks.host.errors import InputError, NooksError
 from nooks.host.process import Process, has_ended, kill, spawn
@@ -58,6 +60,7 @@ class ModelDevice:
         self._start = start
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._processor = processors.one_for(name)
         self._incarnation: int | None = None
         self._absent = False
         self._process: Process | None = None
@@ -113,6 +116,10 @@ class ModelDevice:
         """As QEMU's ``device_add`` takes it; every domain has inherited the descriptor of the socket's file."""
         return model.properties(f"/proc/self/fd/{self.path}")
 
+    def plugged(self, domain: Domain) -> None:
+        """Every access to a register is a question and an answer: who asks, who answers share a processor."""
+        domain.bind_to(self._processor)
+
     # -- Detector -----------------------------------------------------------------------------------------------
 
     def begin(self, incarnation: int) -> None:
@@ -156,6 +163,7 @@ class ModelDevice:
             except BaseException:
                 ours.close()
                 raise
+        processors.bind([self._process.pid], self._processor)
         self._pidfd = self._process.pidfd
         self._absent = False
         self._ledger.give(_PROCESS, self._pidfd)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from nooks.domain.domain import Domain
 from nooks.nook.incarnation import Incarnation
 from nooks.xpc.messages import BringUp, BringUpReply
 
@@ -32,6 +33,10 @@ class LateDevice(Protocol):
         """The device as QEMU's ``device_add`` takes it; to be asked after ``make_ready``."""
         ...
 
+    def plugged(self, domain: Domain) -> None:
+        """``domain`` has the device."""
+        ...
+
 
 class EmulatedDevice:
     """A device of QEMU's own: new in every domain."""
@@ -46,6 +51,9 @@ class EmulatedDevice:
     def properties(self) -> Mapping[str, str]:
         """As given."""
         return self._properties
+
+    def plugged(self, domain: Domain) -> None:
+        """Nothing is to be done."""
 
 
 class Plugging:
@@ -67,6 +75,7 @@ class Plugging:
         facts = await self._device.make_ready()
         ready = time.monotonic()
         await live.domain.plug(self._device.properties())
+        self._device.plugged(live.domain)
         plugged = time.monotonic()
         reply = await live.ask(self._request(), BRING_UP_SECONDS)
         self._came_up(reply)

@@ -8,6 +8,7 @@ from typing import Any
 from nooks.device import passthrough, pci, taking, usb
 from nooks.device.pci import PciTaken
 from nooks.device.usb import UsbDevice
+from nooks.domain.domain import Domain
 from nooks.failure.report import Reason
 from nooks.nook.possession import Possession
 from nooks.recovery.protocols import DomainFailedError
@@ -55,6 +56,9 @@ class RealDevice:
             return passthrough.pci_function(self._taken.address)
         assert self._usb is not None
         return passthrough.usb_device(self._usb.node)
+
+    def plugged(self, domain: Domain) -> None:
+        """Nothing is to be done."""
 
     async def _until_present(self) -> None:
         deadline = asyncio.get_running_loop().time() + ABSENT_SECONDS
