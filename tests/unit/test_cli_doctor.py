@@ -54,6 +54,19 @@ def test_an_old_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "too old" in found("qemu").detail
 
 
+def test_kvm_that_is_missing_or_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "kvm"
+    monkeypatch.setattr(accel, "KVM", device)
+    assert (found("kvm").status, found("kvm").fix) == ("warn", "modprobe kvm")
+    device.touch()
+
+    def refused(path: Path, mode: int) -> bool:
+        return path != device
+
+    monkeypatch.setattr("os.access", refused)
+    assert found("kvm").fix == f"usermod -aG {device.group()} $USER, then log in again"
+
+
 def test_what_a_probe_boot_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if found("kvm").status == "warn":

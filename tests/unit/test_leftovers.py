@@ -68,6 +68,20 @@ def test_an_ordinary_users_domains_are_told_by_their_mark(monkeypatch: pytest.Mo
             process.wait()
 
 
+def test_all_that_is_left_goes_and_domains_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def ended(name: str) -> int:
+        done.append(f"fence {name}")
+        return 1
+
+    monkeypatch.setattr(leftovers, "fence", ended)
+    for step in ("remove_namespace", "detach_block_device", "give_back_device"):
+        monkeypatch.setattr(leftovers, step, lambda name, step=step: done.append(f"{step} {name}"))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    leftovers.clear("left0")
+    assert done == ["fence left0", "remove_namespace left0", "detach_block_device left0", "give_back_device left0"]
+
+
 def test_users_of_two_nooks_differ() -> None:
     assert leftovers.domain_user("nic0") != leftovers.domain_user("nic1")
     assert leftovers.domain_user("nic0") == leftovers.domain_user("nic0")

@@ -120,12 +120,22 @@ def emulator() -> Iterator[Check]:
     yield Check("qboot", "ok", str(qemu.firmware()))
 
 
+def _group_of(device: Path) -> str:
+    """The name of a file's group, or its number if it has none."""
+    try:
+        return device.group()
+    except KeyError:
+        return str(device.stat().st_gid)
+
+
 def kvm() -> Iterator[Check]:
     """Hardware virtualisation: there, and what a probe boot said. Emulation does without."""
     device = accel.KVM
     if not os.access(device, os.R_OK | os.W_OK):
-        why = "can't be opened by this user" if device.exists() else "is missing"
-        yield Check("kvm", "warn", f"{device} {why}: domains are emulated, which is slower", "modprobe kvm")
+        why, fix = "is missing", "modprobe kvm"
+        if device.exists():
+            why, fix = "can't be opened by this user", f"usermod -aG {_group_of(device)} $USER, then log in again"
+        yield Check("kvm", "warn", f"{device} {why}: domains are emulated, which is slower", fix)
         return
     works = accel.verdict()
     if works is None:

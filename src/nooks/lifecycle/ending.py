@@ -74,10 +74,7 @@ def _bury(name: str) -> None:
     """End what is left of a nook without keeper and supervisor. Raises StateError if a command is at work on it."""
     try:
         with claim(name, within_seconds=CLAIM_SECONDS):
-            leftovers.fence(name)
-            leftovers.remove_namespace(name)
-            leftovers.detach_block_device(name)
-            leftovers.give_back_device(name)
+            leftovers.clear(name)
     except NameTaken:
         raise StateError(f"another command is starting or stopping {name}", "wait for it to finish") from None
 

@@ -163,7 +163,7 @@ def _start_fresh(
     keeper: KeeperClient | None = None
     try:
         if (claimed.directory / SPEC).exists():  # its keeper is dead, or we would adopt
-            _bury(claimed)
+            leftovers.clear(claimed.name)
         claimed.clear()
         possessed = _planned_possession(spec, force=force)
         with _log(spec.name) as log:
@@ -193,17 +193,6 @@ def _adopt(claimed: Claim, keeper: KeeperClient, standby: Standby) -> dict[str, 
         with _uninterrupted():
             standby.end(grace_seconds=CANCEL_SECONDS)
         raise
-
-
-def _bury(claimed: Claim) -> None:
-    """End what is left of a nook whose keeper and supervisor both died; its interface goes with its domains."""
-    leftovers.remove_namespace(claimed.name)
-    if leftovers.fence(claimed.name):
-        deadline = time.monotonic() + QUIT_SECONDS
-        while Path("/sys/class/net", claimed.name).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    leftovers.detach_block_device(claimed.name)
-    leftovers.give_back_device(claimed.name)
 
 
 def _planned_possession(spec: Spec, *, force: bool) -> "Possession | None":
@@ -246,7 +235,7 @@ def _abandon(claimed: Claim, keeper: KeeperClient | None, standby: Standby) -> N
             keeper.quit()
             keeper.wait_for_end(QUIT_SECONDS)
             reap_daemons()
-        _bury(claimed)  # in case that the supervisor hung, or was killed
+        leftovers.clear(claimed.name)  # in case that the supervisor hung, or was killed
         claimed.remove()
 
 
