@@ -178,9 +178,10 @@ def test_panic_detector_judges_the_machines_events() -> None:
     assert detector.event("GUEST_PANICKED", {}, 1.0, SYSRQ) is None
     detector.begin(4)
     assert detector.event("RESUME", {}, 1.0, "") is None
-    report = detector.event("GUEST_PANICKED", {"action": "pause"}, 2.0, PAGE_FAULT)
+    report = detector.event("GUEST_PANICKED", {"action": "pause"}, 2.0, PAGE_FAULT, age_seconds=0.25)
     assert report is not None
     assert (report.incarnation, report.reason, report.noticed_at) == (4, Reason.OOPS, 2.0)
+    assert report.stopped_at == 1.75
     assert report.detail["module"] == "e1000"
     assert detector.event("SHUTDOWN", {}, 3.0, "") is None
 
@@ -193,6 +194,7 @@ def test_an_unexpected_end_is_an_exit_and_an_expected_one_is_not(name: str) -> N
     assert report is not None
     assert report.reason is Reason.EXIT
     assert report.detail["guest"] is True
+    assert report.stopped_at is None
     assert len(report.detail["reason"]) <= 80
     detector.begin(5)
     detector.end()

@@ -48,9 +48,9 @@ class Studio:
         self.card.live()
         self.flow.begin(self.incarnation)
 
-    def fail(self, *, stood_still: bool = False) -> None:
+    def fail(self, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
         self.card.die()
-        self.flow.fail(stood_still=stood_still)
+        self.flow.fail(stood_still=stood_still, stopped_at=stopped_at)
 
     def hear(self) -> None:
         while self.card.said:
@@ -156,6 +156,22 @@ def test_a_card_that_stood_still_while_nobody_hears_of_it(studio: Studio) -> Non
     before = studio.heard()[-1]
     studio.time.now += 0.3
     studio.fail(stood_still=True)
+    studio.begin()
+    studio.run(0.1)
+    again = before + 1 - studio.heard()[before]
+    assert 0 <= again <= PERIOD + 1
+
+
+def test_a_card_that_plays_on_until_its_domain_is_stopped(studio: Studio) -> None:
+    """A kernel that panics tells no position any more; its card plays until the domain is stopped, noticed later."""
+    studio.begin()
+    studio.run(0.5)
+    studio.time.now += 0.03
+    studio.card.pass_time(studio.time.now, 0.03)
+    stopped_at = studio.time.now
+    before = studio.heard()[-1]
+    studio.time.now += 0.3
+    studio.fail(stood_still=True, stopped_at=stopped_at)
     studio.begin()
     studio.run(0.1)
     again = before + 1 - studio.heard()[before]

@@ -7,6 +7,7 @@ import asyncio
 import json
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 from nooks.host.errors import NooksError
 
 Event = dict[str, Any]
+OLDEST_EVENT_SECONDS = 5.0
+"""An event that seems older was not: the machine's time was set meanwhile."""
 
 COMMAND_SECONDS = 20.0
 """Deadline of one command: QEMU's main loop answers in milliseconds unless the host is starved."""
@@ -22,6 +25,16 @@ COMMAND_SECONDS = 20.0
 
 _FILE_URI_VERSION = (8, 2)
 """The first QEMU whose migration takes files by ``file:``."""
+
+
+def age_seconds(event: Event) -> float:
+    """How long ago an event came about, by QEMU's wall clock; 0 if it does not say, or what can't be."""
+    stamp = event.get("timestamp", {})
+    try:
+        age = time.time() - (stamp["seconds"] + stamp["microseconds"] / 1e6)
+    except (KeyError, TypeError):
+        return 0.0
+    return age if 0 < age < OLDEST_EVENT_SECONDS else 0.0
 
 
 class MonitorError(NooksError):

@@ -32,21 +32,28 @@ class PanicDetector:
         """It is being fenced or stopped: its end is no news."""
         self._incarnation = None
 
-    def event(self, name: str, data: dict[str, Any], now: float, console: str | bytes) -> FailureReport | None:
-        """A QMP event arrived; ``console`` is what the domain said last. A verdict ends the watch."""
+    def event(
+        self, name: str, data: dict[str, Any], now: float, console: str | bytes, *, age_seconds: float = 0.0
+    ) -> FailureReport | None:
+        """A QMP event arrived that long after it came about; ``console`` is what the domain said last.
+
+        A verdict ends the watch. A domain that panicked stands still from that event on (QEMU, -action panic=pause).
+        """
         incarnation = self._incarnation
         if incarnation is None:
             return None
+        stopped_at: float | None = None
         if name == "GUEST_PANICKED":
             oops = parse(console)
             reason, detail = classify(oops), summarise(oops)
+            stopped_at = now - age_seconds
         elif name in _ENDED:
             reason = Reason.EXIT
             detail = {"event": name, "what": _ENDED[name], **_scalars(data)}
         else:
             return None
         self._incarnation = None
-        return FailureReport(incarnation, reason, now, "machine", detail)
+        return FailureReport(incarnation, reason, now, "machine", detail, stopped_at)
 
 
 def explained(report: FailureReport, console: str | bytes) -> FailureReport:

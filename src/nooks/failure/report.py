@@ -36,6 +36,7 @@ class FailureReport:
     """One detector's verdict on one incarnation.
 
     ``noticed_at`` is in seconds of the injected clock; ``detail`` is free structured data for the journal.
+    ``stopped_at``: since when the machine stood still, card and all, where that is known.
     """
 
     incarnation: int
@@ -43,6 +44,7 @@ class FailureReport:
     noticed_at: float
     detector: str
     detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    stopped_at: float | None = None
 
 
 ReportSink = Callable[[FailureReport], None]

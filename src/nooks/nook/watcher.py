@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from nooks.domain.monitor import Event
+from nooks.domain.monitor import Event, age_seconds
 from nooks.failure.heartbeat import HeartbeatDetector, HeartbeatLimits, watch
 from nooks.failure.panic import PanicDetector, explained
 from nooks.failure.process import ProcessDetector, SigchldHub
@@ -170,7 +170,8 @@ class Watcher:
             return
         console = incarnation.domain.console.text()
         now = self._clock.monotonic()
-        report = self._panic.event(str(event["event"]), event.get("data", {}), now, console)
+        name, data = str(event["event"]), event.get("data", {})
+        report = self._panic.event(name, data, now, console, age_seconds=age_seconds(event))
         if report is not None:
             self._say(report)
 

@@ -86,10 +86,10 @@ class Flow:
         self.pump()
         self.changed()
 
-    def fail(self, *, stood_still: bool = False) -> None:
-        """The driver is gone; ``stood_still``: see Playback."""
+    def fail(self, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
+        """The driver is gone; ``stood_still``, ``stopped_at``: see Playback."""
         if self.playback is not None:
-            self.playback.fail(self._clock.monotonic(), stood_still=stood_still)
+            self.playback.fail(self._clock.monotonic(), stood_still=stood_still, stopped_at=stopped_at)
         if self.capture is not None:
             self.capture.fail()
         self.changed()

@@ -158,13 +158,14 @@ class Playback:
             self._log.go_on_at(self._log.taken)
         self._played = max(0, self._log.heard - self._log.base)
 
-    def fail(self, now: float, *, stood_still: bool = False) -> None:
+    def fail(self, now: float, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
         """The driver is gone since about ``now``.
 
         ``stood_still``: its card has stopped with it, long before that was noticed; else cards play on what they have.
+        ``stopped_at``: when it stopped, where that is known.
         """
         if self.flow in (Flow.FLOWING, Flow.JOINING):
-            self._resume_at = self._unheard(now, stood_still=stood_still)
+            self._resume_at = self._unheard(now, stood_still=stood_still, stopped_at=stopped_at)
             self._pace(self._by_the_clock(now), now)
             self._log.end()
         self.flow = Flow.AWAY
@@ -296,13 +297,16 @@ class Playback:
         recent = min(list(self._reports)[-RECENT_REPORTS:])  # of a card that was held up by the host, as it is now
         return self._log.base + round((now - recent) * self._sizes.rate)
 
-    def _unheard(self, now: float, *, stood_still: bool) -> int:
+    def _unheard(self, now: float, *, stood_still: bool, stopped_at: float | None) -> int:
         """The first position that was perhaps not heard: of what no report covers, one period is played again."""
         if self.flow is Flow.JOINING:
             return self._log.taken
         if not self._started:
             return self._log.base + self._played
-        due = self._log.heard if stood_still else self._due(now)
+        if stopped_at is not None:
+            due = min(self._due(stopped_at), self._by_the_clock(stopped_at))
+        else:
+            due = self._log.heard if stood_still else self._due(now)
         position = max(self._log.heard, due - self._sizes.period) - self._sizes.card
         return min(max(position, self._log.kept_from), self._log.sent)
 

@@ -150,7 +150,8 @@ class SoundShadow:
         """The driver is gone. Whoever waits for its answer is told at once."""
         self._life.to(Mode.ACTIVE)
         if self.flow is not None:
-            self.flow.fail(stood_still=failure is not None and failure.reason in STOOD_STILL)
+            stood_still = failure is not None and failure.reason in STOOD_STILL
+            self.flow.fail(stood_still=stood_still, stopped_at=failure.stopped_at if failure is not None else None)
 
     async def replay(self, incarnation: int) -> dict[str, Any]:
         """Bring the driver to the log's state and compare; facts for the journal. Raises ReplayMismatch, NooksError."""
