@@ -19,8 +19,8 @@ def test_an_event_has_an_age() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        stamped(60),
-        stamped(-60),
+        stamped(3600),
+        stamped(-3600),
         {"event": "STOP"},
         {"event": "STOP", "timestamp": 7},
         {"event": "STOP", "timestamp": {"seconds": "1", "microseconds": 2}},
