@@ -34,8 +34,6 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * protocol.DESCRIPTORS_MAX)
 _MESSAGES_PER_TURN = 64
 
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
-_WHOLE = (1, 2, 4)
-"""Sizes of an access that is dealt with at once, if aligned; nearly all are."""
 _HEADER_BYTES, _ACCESS_BYTES = HEADER.size, ACCESS.size
 
 
@@ -201,7 +199,7 @@ class Client:
             if command == _READ:
                 reply = self._region_read(message_id, body, end)
             elif command == _WRITE:
-                reply = self._region_write(message_id, body, end, silent=bool(flags & NO_REPLY))
+                reply = self._region_write(message_id, body, end)
             else:
                 reply = protocol.answer(message_id, command, self._handle(command, body, end, last=last))
         except OSError as error:
@@ -251,25 +249,18 @@ class Client:
         offset, region, count = self._access(body, end)
         if region == CONFIG_REGION:
             data = self._function.read_config(offset, count)
-        elif count in _WHOLE and not offset & (count - 1):
-            data = self._function.read_register(region, offset, count).to_bytes(count, "little")
         else:
             read = self._function.read_register
             pieces = protocol.pieces(offset, count)
             data = b"".join([read(region, at, size).to_bytes(size, "little") for at, size in pieces])
         return READ_REPLY.pack(message_id, _READ, READ_REPLY.size + count, REPLY, 0, offset, region, count) + data
 
-    def _region_write(self, message_id: int, body: int, end: int, *, silent: bool) -> bytes:
+    def _region_write(self, message_id: int, body: int, end: int) -> bytes:
         offset, region, count = self._access(body, end)
         start = body + _ACCESS_BYTES
         if end - start != count:
             raise OSError(errno.EINVAL, "not as many bytes as announced")
-        if count in _WHOLE and not offset & (count - 1) and region != CONFIG_REGION:
-            self._function.write(region, offset, count, int.from_bytes(self._buffer[start:end], "little"))
-        else:
-            self._write(region, offset, self._view[start:end])
-        if silent:
-            return b""
+        self._write(region, offset, self._view[start:end])
         return READ_REPLY.pack(message_id, _WRITE, READ_REPLY.size, REPLY, 0, offset, region, count)
 
     def _write(self, region: int, offset: int, data: memoryview) -> None:
