@@ -19,7 +19,8 @@ import struct
 
 from nooks.hardware.checksum import fill_in
 from nooks.hardware.etherlink_registers import EEPROM_WORDS, Command, Event, eeprom, wanted
-from nooks.hardware.ethernet import FCS_BYTES, card_address
+from nooks.hardware.etherlink_statistics import UPPER_BYTES_OK, Statistics
+from nooks.hardware.ethernet import card_address
 from nooks.hardware.loop import Loop
 from nooks.hardware.memory import DmaRefused, Refused
 from nooks.hardware.mii import ManagementInterface, Transceiver
@@ -33,10 +34,8 @@ INT_STATUS, TX_STATUS, DMA_CTRL, DN_LIST_PTR, UP_PKT_STATUS, UP_LIST_PTR = 0x0E,
 
 EEPROM_COMMAND, EEPROM_DATA = 0x0A, 0x0C  # window 0
 INTERNAL_CONFIG, MEDIA_OPTIONS = 0x00, 0x08  # window 3
-PHYSICAL_MGMT, MEDIA_STATUS, BAD_SSD, UPPER_BYTES_OK = 0x08, 0x0A, 0x0C, 0x0D  # window 4
+PHYSICAL_MGMT, MEDIA_STATUS, BAD_SSD = 0x08, 0x0A, 0x0C  # window 4
 RX_FILTER, INTERRUPT_ENABLE, INDICATION_ENABLE = 0x08, 0x0A, 0x0C  # window 5
-FRAMES_XMITTED_OK, FRAMES_RCVD_OK, UPPER_FRAMES_OK, BYTES_RCVD_OK, BYTES_XMITTED_OK = 6, 7, 9, 0xA, 0xC  # window 6
-RX_OVERRUNS = 5
 
 VENDOR_ADDRESS = bytes.fromhex("001050")
 PHY_ADDRESS, PHY_IDENTIFIER = 24, 0x00180000
@@ -61,7 +60,6 @@ _CHECKSUMS = 0x0E000000
 """Of a download descriptor's frame start header: insert the IP, TCP, UDP checksum."""
 _UP_COMPLETE, _UP_ERROR, _UP_OVERFLOW = 0x8000, 0x4000, 0x01000000
 _MASTER_ABORT = 0x80000000
-_STATISTICS_LIMIT = 0xC0
 
 UNTOLD_MAX, UNTOLD_SECONDS = 12, 0.002
 """So many downloaded frames may wait for their interrupt, and so long: an interrupt costs more than a frame."""
@@ -108,7 +106,8 @@ class EtherLink(NetworkCard):
         self._interrupt_enable = 0
         self._indication_enable = 0
         self._filter = 0
-        self._statistics = False
+        self._counting = False
+        self._statistics = Statistics(self._windows[6], self._windows[4])
         self._phy.reset()
         self._reset_transmitter()
         self._reset_receiver()
@@ -232,7 +231,7 @@ class EtherLink(NetworkCard):
         elif command == Command.SET_RX_FILTER:
             self._filter = parameter
         elif command in (Command.STATISTICS_ENABLE, Command.STATISTICS_DISABLE):
-            self._statistics = command == Command.STATISTICS_ENABLE
+            self._counting = command == Command.STATISTICS_ENABLE
 
     def _stall(self, parameter: int) -> None:
         if parameter & 2:
@@ -303,7 +302,9 @@ class EtherLink(NetworkCard):
                 self.cable.send(frame)
                 self.memory.write_word(self._down_at + 4, header | _DN_COMPLETE)
                 self._down_at = link & ~7
-                self._count(FRAMES_XMITTED_OK, BYTES_XMITTED_OK, len(frame))
+                if self._counting:
+                    self._statistics.sent(len(frame))
+                    self._check_statistics()
                 if header & _DN_INDICATE:
                     events = Event.DN_COMPLETE
         except DmaRefused:
@@ -342,7 +343,8 @@ class EtherLink(NetworkCard):
         if not self._receiving or not wanted(frame, self._filter, self._windows[2]):
             return True
         if not self.memory.enabled:
-            self._overrun()
+            self._statistics.overrun()
+            self._check_statistics()
             return True
         if self._up_stalled or not self._up_at:
             return False
@@ -358,7 +360,9 @@ class EtherLink(NetworkCard):
         except DmaRefused:
             self._bus_error()
             return True
-        self._count(FRAMES_RCVD_OK, BYTES_RCVD_OK, len(frame))
+        if self._counting:
+            self._statistics.received(len(frame))
+            self._check_statistics()
         self._received = True
         return True
 
@@ -381,34 +385,9 @@ class EtherLink(NetworkCard):
             self._received = False
             self._indicate(Event.UP_COMPLETE)
 
-    # -- statistics ---------------------------------------------------------------------------------------------
-
-    def _count(self, frames: int, bytes_at: int, size: int) -> None:
-        """Frames in ten bits and bytes in twenty, of which the upper ones have registers of their own."""
-        if not self._statistics:
-            return
-        six, four = self._windows[6], self._windows[4]
-        down = frames == FRAMES_XMITTED_OK
-        six[frames] = count = six[frames] + 1 & 0xFF
-        if not count:
-            six[UPPER_FRAMES_OK] = six[UPPER_FRAMES_OK] + (0x10 if down else 0x01) & 0x33
-        total = int.from_bytes(six[bytes_at : bytes_at + 2], "little") + size + FCS_BYTES
-        six[bytes_at : bytes_at + 2] = (total & 0xFFFF).to_bytes(2, "little")
-        if total >> 16:
-            four[UPPER_BYTES_OK] = four[UPPER_BYTES_OK] + (0x10 if down else 0x01) & 0xFF
-        self._check_statistics()
-
-    def _overrun(self) -> None:
-        six = self._windows[6]
-        six[RX_OVERRUNS] = min(six[RX_OVERRUNS] + 1, 0xFF)
-        self._check_statistics()
-
     def _check_statistics(self) -> None:
-        """updateStats as long as a counter is three quarters full."""
-        six, upper = self._windows[6], self._windows[4][UPPER_BYTES_OK]
-        frames = six[UPPER_FRAMES_OK]
-        full = frames & 0x30 == 0x30 or frames & 0x03 == 0x03 or upper & 0xC0 == 0xC0 or upper & 0x0C == 0x0C
-        if full or six[RX_OVERRUNS] >= _STATISTICS_LIMIT:
+        """updateStats as long as a counter is nearly full."""
+        if self._statistics.full:
             self._indicate(Event.UPDATE_STATS)
         elif self._status & Event.UPDATE_STATS:
             self._status &= ~Event.UPDATE_STATS
