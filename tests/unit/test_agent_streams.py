@@ -163,10 +163,23 @@ def test_recorded_samples_are_numbered(wire: Wire) -> None:
     assert wire.said() == []
     recorder.take(audio.Packet(audio.RECORD, 3, flags=audio.GO))
     recorder.interrupted()
-    stream.recorded = [bytes(40), bytes(4)]
+    stream.recorded = [bytes(40)]
+    recorder.interrupted()
+    stream.recorded = [bytes(4)]
     recorder.interrupted()
     told: list[tuple[Any, ...]] = [(p.kind, p.tag, p.position, len(p.samples)) for p in wire.said()]
     assert told == [(audio.RECORDED, 3, 0, 400), (audio.RECORDED, 3, 100, 40), (audio.RECORDED, 3, 110, 4)]
+
+
+def test_a_card_that_records_meanwhile_is_asked_again_at_its_next_interrupt(wire: Wire) -> None:
+    """One that knows its position to the frame has always a few more."""
+    stream = FakeStream()
+    recorder = Recording(cast("pcm.Stream", stream), wire.port)
+    recorder.take(audio.Packet(audio.RECORD, 3, flags=audio.GO))
+    most = audio.MAX_SAMPLES_BYTES // FRAME_BYTES * FRAME_BYTES
+    stream.recorded = [bytes(most), *[bytes(8)] * 100]
+    recorder.interrupted()
+    assert len(stream.recorded) == 99
 
 
 def test_an_overrun_is_counted_and_recording_goes_on(wire: Wire) -> None:

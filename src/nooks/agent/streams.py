@@ -180,6 +180,8 @@ class Recording:
         try:
             while samples := self._stream.read(self._most_bytes):
                 self._send(samples)
+                if len(samples) < self._most_bytes:
+                    break  # while this was sent a card may have recorded a little more: asking again would never end
         except BrokenPipeError:
             self.xruns += 1
             self._stream.prepare()
