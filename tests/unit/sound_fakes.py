@@ -65,11 +65,12 @@ class Card:
     recorded: int = 0
     underruns: int = 0
     dead: bool = True
+    deaf: bool = False
     _due: float = 0.0
 
     def send(self, head: bytes, samples: bytes | memoryview = b"") -> None:
         """The port's other end: every packet is taken at once."""
-        if self.dead:
+        if self.dead or self.deaf:
             return
         (packet,) = audio.Decoder().feed(head + bytes(samples))
         if packet.kind == audio.FLUSH:
@@ -123,7 +124,7 @@ class Card:
 
     def die(self) -> None:
         """Nothing of it is left, not even what it had said and nobody has read."""
-        self.dead = True
+        self.dead, self.deaf = True, False
         self.running, self.recording = False, None
         self.said.clear()
 

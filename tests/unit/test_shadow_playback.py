@@ -204,6 +204,23 @@ def test_a_stream_that_stood_still_repeats_nothing(studio: Studio) -> None:
     made.close()
 
 
+def test_what_a_driver_was_given_and_has_not_put_into_its_card_is_not_taken_for_heard(studio: Studio) -> None:
+    """It no longer takes anything, then it hangs, and its card plays on what it has."""
+    studio.begin()
+    studio.run(0.3)
+    studio.card.deaf = True
+    studio.run(0.02)
+    studio.time.now += 0.2
+    studio.card.pass_time(studio.time.now, 0.2)
+    studio.card.said.clear()
+    studio.fail()
+    studio.begin()
+    studio.run(0.2)
+    heard = studio.heard()
+    assert sorted(set(heard)) == list(range(1, max(heard) + 1))
+    assert len(heard) - max(heard) <= 2 * PERIOD
+
+
 @pytest.mark.parametrize("unnoticed_seconds", [0.0, 0.1])
 def test_the_clock_goes_on_under_the_policy_clock(by_clock: Studio, unnoticed_seconds: float) -> None:
     """From the failure on, not only from when it was noticed: applications had to wait before that already."""

@@ -86,7 +86,7 @@ class Playback:
         self._log = log
         self._sizes = sizes
         self._resume_at = log.heard
-        self._played = 0
+        self._played = self._written = 0
         self._started = False
         self._go_at = 0
         self._reports: deque[float] = deque(maxlen=CLOCK_REPORTS)
@@ -141,7 +141,7 @@ class Playback:
         if self._log.incarnation == incarnation:
             self._adopt()
             return None
-        self._played = self._go_at = 0
+        self._played = self._written = self._go_at = 0
         self._started = False
         self._reports.clear()
         if self.policy is Policy.CLOCK and self._log.taken:
@@ -156,7 +156,7 @@ class Playback:
         self.flow, self._started = Flow.FLOWING, True
         if self._log.index == self._log.silent:
             self._log.go_on_at(self._log.taken)
-        self._played = max(0, self._log.heard - self._log.base)
+        self._played = self._written = max(0, self._log.heard - self._log.base)
 
     def fail(self, now: float, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
         """The driver is gone since about ``now``.
@@ -245,6 +245,7 @@ class Playback:
         if not self._played <= position <= self._log.index:
             raise ProtocolError(f"a card at frame {position} that was at {self._played} and has {self._log.index}")
         self._played = position
+        self._written = min(position + waiting, self._log.index)
         if running:
             self._reports.append(now - position / self._sizes.rate)
         else:
@@ -298,7 +299,10 @@ class Playback:
         return self._log.base + round((now - recent) * self._sizes.rate)
 
     def _unheard(self, now: float, *, stood_still: bool, stopped_at: float | None) -> int:
-        """The first position that was perhaps not heard: of what no report covers, one period is played again."""
+        """The first position that was perhaps not heard.
+
+        Of what no report covers one period is played again; so is what no report said to be in the card.
+        """
         if self.flow is Flow.JOINING:
             return self._log.taken
         if not self._started:
@@ -307,7 +311,8 @@ class Playback:
             due = min(self._due(stopped_at), self._by_the_clock(stopped_at))
         else:
             due = self._log.heard if stood_still else self._due(now)
-        position = max(self._log.heard, due - self._sizes.period) - self._sizes.card
+        surely = min(due - self._sizes.period, self._log.base + self._written)
+        position = max(self._log.heard, surely) - self._sizes.card
         return min(max(position, self._log.kept_from), self._log.sent)
 
     def _pace(self, position: int, now: float) -> None:
