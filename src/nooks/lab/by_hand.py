@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from nooks.device import model
 from nooks.domain.emulator import SYSTEM, Emulator
@@ -153,28 +154,41 @@ def libraries(program: Path) -> list[Path]:
     return [Path(match) for match in _LIBRARY.findall(run(["ldd", str(program)]).stdout)]
 
 
-def build(initramfs: Path, init: str, programs: Sequence[str], modules: Sequence[tuple[str, bytes]]) -> None:
+def build(
+    initramfs: Path,
+    init: str,
+    programs: Sequence[str],
+    modules: Sequence[tuple[str, bytes]],
+    *,
+    files: Sequence[Path] = (),
+    named: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
     """An initramfs of the shell script ``init``, programs of the host, and modules in their order.
 
-    Raises MachineError if a program is missing.
+    Of the host's ``files`` each has the place that it has there, and ``named`` ones the place that is said; libraries
+    get those that they need. Raises MachineError if a program or file is missing.
     """
-    files: dict[str, tuple[bytes, int]] = {"/init": (init.encode(), 0o755)}
+    content: dict[str, tuple[bytes, int]] = {"/init": (init.encode(), 0o755)}
     for name in programs:
         found = run(["sh", "-c", f"PATH=$PATH:/usr/sbin:/sbin command -v {name}"]).stdout.strip()
         if not found.startswith("/"):
             raise MachineError(f"{name} is missing", "run 'make setup'")
-        files[f"/bin/{name}"] = (Path(found).read_bytes(), 0o755)
-        for library in libraries(Path(found)):
-            files[str(library)] = (library.read_bytes(), 0o755)
-    files |= {f"/modules/{name}": (code, 0o644) for name, code in modules}
-    files["/modules/order"] = ("".join(f"{name}\n" for name, _ in modules).encode(), 0o644)
+        named = {**named, f"/bin/{name}": Path(found)}
+    for place, path in {**named, **{str(path): path for path in files}}.items():
+        if not path.exists():
+            raise MachineError(f"{path} is missing", "run 'make setup'")
+        content[place] = (path.read_bytes(), 0o755)
+        if content[place][0].startswith(b"\x7fELF"):
+            content |= {str(library): (library.read_bytes(), 0o755) for library in libraries(path)}
+    content |= {f"/modules/{name}": (code, 0o644) for name, code in modules}
+    content["/modules/order"] = ("".join(f"{name}\n" for name, _ in modules).encode(), 0o644)
     with initramfs.open("wb") as file:
         writer = CpioWriter(file)
         for name in ("/dev", "/proc", "/sys"):
             writer.directory(name)
         writer.character_device("/dev/console", 5, 1)
         writer.character_device("/dev/null", 1, 3, 0o666)
-        for name, (data, permissions) in files.items():
+        for name, (data, permissions) in content.items():
             writer.regular(name, data, permissions)
         writer.finish()
 

@@ -1,7 +1,8 @@
 """``nooks bench sound``: what playing through a nook costs while nothing fails: gaps, latency, processor time.
 
 Measured at the card's plugs, outside of the domain. QEMU hands over 1024 frames at a time there, and holds as many
-before, which is in the latency (43 ms at 48 kHz).
+before, which is in the latency (43 ms at 48 kHz). Beside it the baseline ``in-domain``: a player in a guest with the
+same card and driver. Its processor time has the player in it, emulated; the nook's has none.
 """
 
 import asyncio
@@ -12,10 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from nooks.host.errors import NooksError
+from nooks.lab.by_hand import arguments_of
 from nooks.lab.figures import machine, quantiles
 from nooks.lab.processes import family_of
 from nooks.lab.processor import Window, of_processes
 from nooks.lab.running import run_lab
+from nooks.lab.sound import in_domain
 from nooks.lab.sound.hearing import breaks, passages
 from nooks.lab.sound.live import latencies, speaking
 from nooks.lab.sound.stage import Stage, stage
@@ -26,6 +29,8 @@ SECONDS = 60.0
 LATENCY_SECONDS = 15.0
 SETTLE_SECONDS = 3.0
 SPARE_SECONDS = 30.0
+BASELINE = "in-domain"
+DRY, CPU = "times that the card ran dry", "processor time of the nook"
 _SERVERS = ("pulseaudio", "pipewire")
 
 
@@ -38,10 +43,17 @@ async def _run(driver: str, seconds: float, console: Console) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     async with stage(driver) as made:
         console.print(f"{driver} plays for {seconds:.0f} s", markup=False)
+        arguments = arguments_of(int(made.started["domain_pid"]))
         rows += await _playing(made, seconds)
         rows += await _latency(made, "default")
     async with stage(driver, "--latency", "low") as made:
         rows += await _latency(made, "low")
+    if in_domain.can(driver):
+        console.print("a guest with the same card plays as long", markup=False)
+        played = await in_domain.play(driver, arguments, made.rate, SETTLE_SECONDS, seconds)
+        native = {DRY: played.dry, CPU: round(100 * played.cores, 1)}
+        console.print(f"the guest's card played at {played.rate:.1%} of its rate", markup=False)
+        rows = [_beside(row, native.get(row["name"])) for row in rows]
     return {"driver": driver, "seconds": seconds, "benchmarks": rows, "machine": machine()}
 
 
@@ -65,10 +77,10 @@ async def _playing(made: Stage, seconds: float) -> list[dict[str, Any]]:
     longest = max((gap.silence_seconds for gap in gaps), default=0.0)
     lost = sum(abs(gap.lost) for gap in gaps)
     return [
-        _row("times that the card ran dry", "times", len(gaps)),
+        _row(DRY, "times", len(gaps)),
         _row("longest gap", "s", round(longest, 4)),
         _row("frames lost or repeated", "frames", lost),
-        _row("processor time of the nook", "% of a core", round(100 * windows[0].cores, 1)),
+        _row(CPU, "% of a core", round(100 * windows[0].cores, 1)),
         _row("processor time of its own sound server", "% of a core", round(100 * windows[1].cores, 1)),
     ]
 
@@ -94,6 +106,14 @@ async def _family(made: Stage) -> Mapping[int, str]:
 
 def _row(name: str, unit: str, value: float | None) -> dict[str, Any]:
     return {"name": name, "unit": unit, "nook": value}
+
+
+def _beside(row: dict[str, Any], native: float | None) -> dict[str, Any]:
+    """A row with the baseline's figure, where there is one, and the ratio."""
+    if native is None:
+        return row
+    ratio = round(row["nook"] / native, 3) if native else None
+    return row | {"baseline": BASELINE, "native": native, "ratio": ratio}
 
 
 def _raise_errors(errors: list[str]) -> None:

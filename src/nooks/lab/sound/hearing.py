@@ -35,7 +35,8 @@ class Passage:
 class Break:
     """Between two passages: the silence, and how many frames are missing (below 0: were heard twice).
 
-    ``changed``: another domain's card plays afterwards, so it is a recovery's; else the card ran dry.
+    ``changed``: another domain's card plays afterwards, so it is a recovery's; missing is then what was never heard,
+    also if the card had gone on over its ring meanwhile. Else the card ran dry.
     """
 
     when: float
@@ -62,10 +63,14 @@ def passages(lines: Iterable[tuple[int, Line]], original: bytes) -> list[Passage
 
 def breaks(found: Sequence[Passage]) -> list[Break]:
     """What lies between passages."""
-    return [
-        Break(before.ended, max(0.0, after.began - before.ended), after.of - before.end, before.pid != after.pid)
-        for before, after in pairwise(found)
-    ]
+    between: list[Break] = []
+    furthest = 0
+    for before, after in pairwise(found):
+        furthest = max(furthest, before.end)
+        changed = before.pid != after.pid
+        lost = after.of - (furthest if changed else before.end)
+        between.append(Break(before.ended, max(0.0, after.began - before.ended), lost, changed))
+    return between
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nooks.drivers import find
 from nooks.host.errors import NooksError
 from nooks.host.paths import nook_dir
 from nooks.host.process import Process, spawn
@@ -20,6 +21,7 @@ from nooks.lab.bed import own_logs
 from nooks.lab.product import Product
 from nooks.lab.sound.music import write_music
 from nooks.lab.sound.recorder import Recorder, recorder
+from nooks.lab.sound.wav_line import following
 
 _END_SECONDS = 5.0
 _CLIENT_LATENCY_MSEC = 100
@@ -110,18 +112,34 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(driver: str, *flags: str, line: bool = True) -> AsyncGenerator[Stage, None]:
-    """A nook of ``driver`` for the block. ``line`` puts ears at the card's plugs. Raises NooksError."""
+    """A nook of ``driver`` for the block. ``line`` puts ears at the card's plugs; a model of ours always has them.
+
+    Raises NooksError.
+    """
     product = Product(f"lab-{secrets.token_hex(2)}")
     with own_logs(), tempfile.TemporaryDirectory(prefix="nooks-stage-") as folder:
-        async with recorder() as ears:
+        async with contextlib.AsyncExitStack() as stack:
+            ears = await stack.enter_async_context(recorder())
             lined = ["--line", f"unix:{ears.path}"] if line else []
+            model = model_of(driver, flags)
+            if model is not None:
+                plug = Path(folder) / "played.wav"
+                await stack.enter_async_context(following(plug, ears))
+                lined = ["--device", f"{model},play={plug}"]
             try:
-                started = await product.start("--driver", driver, *lined, *flags)
+                started = await product.start("--driver", driver, *flags, *lined)
                 made = Stage(product, started, ears, Path(folder))
                 made.rate = await sink_rate(made)
                 yield made
             finally:
                 await asyncio.shield(_stop(product))
+
+
+def model_of(driver: str, flags: Sequence[str]) -> str | None:
+    """The model of ours that the nook would have as its card, as a device is written; None if it is another's."""
+    given = flags[flags.index("--device") + 1] if "--device" in flags else None
+    device = given or next(iter(find(driver).devices), "")
+    return device if device.startswith("model:") else None
 
 
 async def sink_rate(made: Stage) -> int:
