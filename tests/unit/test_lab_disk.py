@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -15,7 +17,7 @@ from nooks.host.errors import InputError
 from nooks.lab.campaign.block import DiskApplication, surroundings
 from nooks.lab.campaign.classes import class_of
 from nooks.lab.campaign.sweep import sweep
-from nooks.lab.disk import archive, database, raw
+from nooks.lab.disk import archive, database, postgres, raw
 from nooks.lab.disk.recovery import Trial, document
 from nooks.lab.ways import SUPERVISOR, Failure
 from nooks.lab.workers import python
@@ -40,6 +42,33 @@ def test_a_database_that_lost_or_changed_a_transaction(tmp_path: Path) -> None:
     assert broken.judge()["lost"] == 2
 
 
+@pytest.fixture
+def bank(monkeypatch: pytest.MonkeyPatch) -> Iterator[postgres.Server]:
+    """A server with a bank; its user must get through to its folder."""
+    place = postgres.programs()
+    if place is None or os.geteuid() != 0:
+        pytest.skip("needs PostgreSQL, and root")
+    monkeypatch.setattr(postgres, "ROUND_SECONDS", 1)
+    with tempfile.TemporaryDirectory(prefix="nooks-bank-") as folder, tempfile.TemporaryDirectory() as socket:
+        Path(folder).chmod(0o755)
+        data = Path(folder, "data")
+        data.mkdir()
+        yield postgres.Server(place, data, Path(socket))
+
+
+def test_a_bank_that_kept_everything_and_one_that_did_not(bank: postgres.Server) -> None:
+    with bank.running():
+        bank.fill()
+        assert bank.transfer() > 0
+    bank.forget()
+    with bank.running():
+        assert bank.judge() == {"transactions": bank.acknowledged, "lost": 0, "integrity": "ok"}
+        bank.ask("DELETE FROM pgbench_history WHERE ctid = (SELECT min(ctid) FROM pgbench_history)")
+        judged = bank.judge()
+    assert judged["lost"] == 1
+    assert "differ" in judged["integrity"]
+
+
 def test_packing_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert archive.pack(tmp_path, 1, seed=1)
     monkeypatch.setattr(archive, "write", lambda path, seed: archive.hashlib.sha256(b"other").hexdigest() or path)  # type: ignore[reportUnknownLambdaType]
@@ -61,7 +90,7 @@ def test_blocks_that_changed_are_noticed(tmp_path: Path) -> None:
     assert writer.errors > 0
 
 
-@pytest.mark.parametrize("application", ["database", "archive", "raw"])
+@pytest.mark.parametrize("application", ["database", "archive", "raw", "verified"])
 def test_an_application_tells_at_its_end(tmp_path: Path, application: str) -> None:
     (tmp_path / "raw").write_bytes(bytes(4 << 20))
     flag = "--folder" if application == "archive" else "--path"

@@ -1,8 +1,9 @@
 """``nooks bench recovery`` of a block nook: it fails again and again while applications work on its file system.
 
-Three of them run throughout: a database whose every transaction is on the medium before the next begins, a program
-that packs files, and one that writes and reads past the page cache and compares. The outage is the longest pause of
-the last one, which never has to wait for a journal: last answer to next. At the end the file system is checked, by
+They run throughout: a database whose every transaction is on the medium before the next begins, a program that packs
+files, one that writes and reads past the page cache and compares, fio with verification, and a PostgreSQL server under
+pgbench where one is installed. The outage is the longest pause of the third, which never has to wait for a journal:
+last answer to next. At the end the file system is checked, by
 the nook and on the medium by itself, and the applications check all that was ever acknowledged.
 """
 
@@ -22,6 +23,7 @@ from rich.console import Console
 from nooks.host.errors import NooksError
 from nooks.lab.bench_recovery import steps_of, times_of
 from nooks.lab.demo_screen import milliseconds
+from nooks.lab.disk import postgres
 from nooks.lab.disk.stage import stage
 from nooks.lab.figures import machine
 from nooks.lab.gauge import Gauge
@@ -35,6 +37,7 @@ COUNT = 50
 SPARE_SECONDS = 20.0
 BREATH_SECONDS = (0.4, 0.9)
 JUDGE_SECONDS = 300.0
+READY_SECONDS = 180.0
 RAW_BYTES = 256 << 20
 APART = ("silent",)
 """What is no part of the mixture: a controller that does not hear its driver is a failure of the device."""
@@ -126,7 +129,7 @@ async def _run(
     trials: list[Trial] = []
     random = Random(seed)
     async with stage(driver, "--intensity", "1000", *flags) as made, made.product.following():
-        async with loaded(made.place, seed) as load:
+        async with loaded(made.place, seed, more=True) as load:
             for number, way in enumerate(ways):
                 trial = await _try(made.product, load, way, spare=spare, random=random)
                 trials.append(trial)
@@ -150,8 +153,8 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def loaded(place: Path, seed: int) -> AsyncGenerator[Load, None]:
-    """The applications, at work below ``place``, for the block."""
+async def loaded(place: Path, seed: int, *, more: bool = False) -> AsyncGenerator[Load, None]:
+    """The applications, at work below ``place``, for the block: the first three, or ``more`` of them."""
     raw = place / "raw"
     with raw.open("wb") as file:
         file.truncate(RAW_BYTES)
@@ -160,12 +163,16 @@ async def loaded(place: Path, seed: int) -> AsyncGenerator[Load, None]:
         "database": python("nooks.lab.disk.database", "--path", place / "database", "--seed", seed),
         "archiver": python("nooks.lab.disk.archive", "--folder", place / "archive", "--seed", seed),
     }
+    if more:
+        commands["fio"] = python("nooks.lab.disk.verified", "--path", place / "verified", "--seed", seed)
+        if postgres.programs() is not None:
+            commands["PostgreSQL"] = python("nooks.lab.disk.postgres", "--folder", place / "postgres")
     async with contextlib.AsyncExitStack() as stack:
         applications: list[Application] = []
         for name, command in commands.items():
             gauge = Gauge()
             running = await stack.enter_async_context(worker(name, command, gauge.add))
-            await running.until_ready(60.0)
+            await running.until_ready(READY_SECONDS)
             applications.append(Application(name, gauge, running))
         yield Load(applications)
 

@@ -41,6 +41,7 @@ async def stage(driver: str, *flags: str, size_bytes: int = SIZE_BYTES) -> Async
     if os.geteuid() != 0:
         raise MachineError("the lab needs root", "run the command with sudo")
     with own_logs(), tempfile.TemporaryDirectory(prefix="nooks-lab-disk-") as folder:
+        Path(folder).chmod(0o711)  # applications may be other users
         medium = Path(folder) / "disk.img"
         with medium.open("wb") as file:
             file.truncate(size_bytes)
