@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from .conftest import Bench
-from .disks import Disk, Load
+from .disks import SIZE, Disk, Load
+from .forgetful import ForgetfulMedium
 
 pytestmark = pytest.mark.vm
 
@@ -54,6 +55,25 @@ def test_a_driver_fails_in_every_way_and_nothing_is_lost(disk: Callable[..., Dis
     assert load.written > 0
     assert nook.bench.status()["failures"] == len(NOTICED_AS)
     nook.bench.ok("stop", nook.bench.name)
+
+
+def test_what_a_medium_forgets_without_a_flush_is_repeated(bench: Bench, tmp_path: Path) -> None:
+    """A real disk's own cache goes with its power; an emulated one's would stay in the host's, and prove nothing."""
+    room = tmp_path / "room"
+    room.mkdir()
+    medium = bench.stack.enter_context(ForgetfulMedium(room, SIZE))
+    nook = Disk.start(bench, medium.path, "ide-disk", "emulated:ide-hd")
+    with Load(nook.path) as load:
+        for failures, how in enumerate(("kill", "panic", "kill", "hang", "freeze", "kill"), start=1):
+            bench.until(lambda status: status["state"] == "running" and status["spare_ready"])
+            time.sleep(0.3)
+            bench.ok("crash", bench.name, "--how", how)
+            bench.until(lambda status, count=failures: status["recoveries"] >= count)
+    assert load.errors == []
+    assert load.written > 0
+    bench.ok("stop", bench.name)
+    assert medium.flushes > 0
+    assert medium.forgotten > 0
 
 
 def test_a_spare_that_is_needed_in_its_rehearsal_writes_to_the_stand_in_only(disk: Callable[..., Disk]) -> None:
