@@ -45,9 +45,10 @@ def run(
     """Run COMMAND inside a lab machine, in this directory; its exit status is the command's.
 
     The machine has this one's file system (what is written to it is lost, but for the cache of nooks) and each
-    --device as a real card, network cards with a cable to an interface wire0, wire1 and so on. Device options of the
-    lab's own: bridge=NAME (behind a PCI bridge, with others), port=yes (a PCIe root port of its own), drive=FILE
-    (a raw image; nvme, ich9-ahci and usb-storage have an empty medium of 256 MiB otherwise).
+    --device as a real card: one that QEMU emulates, or a model of ours (model:3c905b; 'nooks hardware models').
+    Network cards have a cable to an interface wire0, wire1 and so on. Device options of the lab's own: bridge=NAME
+    (behind a PCI bridge, with others), port=yes (a PCIe root port of its own), drive=FILE (a raw image; nvme,
+    ich9-ahci and usb-storage have an empty medium of 256 MiB otherwise).
     With --json all output of COMMAND goes to stderr, and stdout has one document at the end: exit_status,
     boot_seconds, seconds, kernel, console.
     """

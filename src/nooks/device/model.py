@@ -43,16 +43,22 @@ def table() -> dict[str, Model]:
     return {row["name"]: Model(row["name"], row["class"], row["summary"]) for row in rows}
 
 
+def named(name: str) -> Model:
+    """The model of that name. Raises InputError."""
+    if name not in table():
+        near = difflib.get_close_matches(name, table(), 2)
+        hint = f"perhaps model:{near[0]} was meant" if near else f"there are {', '.join(table())}"
+        raise InputError(f"there is no device model {name!r}", hint)
+    return table()[name]
+
+
 def check(device: "Device") -> None:
     """Raises InputError for a model that there is not, or wrong options."""
     if device.kind != "model":
         return
-    if device.model not in table():
-        near = difflib.get_close_matches(device.model, table(), 2)
-        hint = f"perhaps model:{near[0]} was meant" if near else f"there are {', '.join(table())}"
-        raise InputError(f"there is no device model {device.model!r}", hint)
+    model = named(device.model)
     for key, value in device.options:
-        if key in FILES and table()[device.model].model_class == "sound":
+        if key in FILES and model.model_class == "sound":
             continue
         if key not in OPTIONS:
             raise InputError(f"the device model {device.model} has no option {key!r}", "leave it out")

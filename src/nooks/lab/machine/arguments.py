@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nooks.domain import qemu
+from nooks.domain.emulator import Emulator
 from nooks.host import tsc
 from nooks.lab.machine.layout import CACHE_SLOT, ROOT_BUS, ROOT_SLOT, SERIAL_SLOT, Placed, shared_arguments
 from nooks.lab.machine.options import Wishes
@@ -29,27 +29,37 @@ TRANSLATIONS_MB = 512
 """TCG's buffer of translated code: a small one is flushed again and again by all that a whole userland runs."""
 
 
+_SHARED = ",memory-backend=ram"
+
+
 @dataclass(frozen=True)
 class Files:
-    """What QEMU opens: the kernel, the descriptor of the initramfs, the shared cache, the console log, disks' media."""
+    """What QEMU opens: the kernel, the descriptor of the initramfs, the shared cache, the console log, the folder with
+    disks' media and models' sockets; and the descriptors of the cables of network cards of ours, by number."""
 
     vmlinux: Path
     initramfs: int
     cache: Path
     console: Path
     media: Path
+    cables: Mapping[int, int]
 
 
-def command(wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mapping[str, int]) -> list[str]:
+def command(
+    wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mapping[str, int], emulator: Emulator
+) -> list[str]:
     """QEMU's command line. ``ports`` are the descriptors of the sockets for ``wire.PORTS``."""
+    own = any(one.card.model.own is not None for one in placed)
     return [
-        *(qemu.program(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *(*emulator.command(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-name", "nooks-lab"),
         *("-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MB}"),
-        *("-machine", "q35,usb=off,vmport=off,graphics=off,sata=off,smbus=off"),
+        *("-machine", f"q35,usb=off,vmport=off,graphics=off,sata=off,smbus=off{_SHARED if own else ''}"),
+        *(_memory_of(wishes) if own else ()),
         *("-cpu", CPU),
         *("-smp", str(wishes.cpus), "-m", f"{wishes.memory_bytes >> 20}M"),
-        *(("-device", "intel-iommu,intremap=on") if wishes.iommu else ()),
+        # With caching-mode, models outside of QEMU are told of what the kernel maps.
+        *(("-device", f"intel-iommu,intremap=on{',caching-mode=on' if own else ''}") if wishes.iommu else ()),
         # SeaBIOS, QEMU's default: qboot halts before the kernel where a card's cable leads to a hub.
         *("-kernel", str(files.vmlinux), "-initrd", f"/proc/self/fd/{files.initramfs}"),
         *("-append", kernel_arguments(wishes)),
@@ -59,8 +69,19 @@ def command(wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mappi
         *_share(ROOT_TAG, Path("/"), ROOT_SLOT, "readonly=on,multidevs=remap"),
         *_share(CACHE_TAG, files.cache, CACHE_SLOT, "multidevs=remap"),
         *shared_arguments(placed),
-        *(argument.replace("{media}", _escaped(files.media)) for one in placed for argument in one.arguments),
+        *(_filled(argument, one, files) for one in placed for argument in one.arguments),
     ]
+
+
+def _memory_of(wishes: Wishes) -> tuple[str, str]:
+    """Memory that a model of ours can map."""
+    return "-object", f"memory-backend-memfd,id=ram,size={wishes.memory_bytes >> 20}M,share=on"
+
+
+def _filled(argument: str, one: Placed, files: Files) -> str:
+    """An argument with what was not known when the card was placed."""
+    cable = files.cables.get(one.number)
+    return argument.replace("{media}", _escaped(files.media)).replace(f"{{cable{one.number}}}", str(cable))
 
 
 def kernel_arguments(wishes: Wishes) -> str:

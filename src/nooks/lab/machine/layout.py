@@ -4,11 +4,15 @@ The root bus (pcie.0): 1-4 are the lab's own, 5-14 hexadecimal the cards by thei
 ports before them), 18 and 19 the far ends of the cables, eight to a slot.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nooks.device import model
 from nooks.device.emulated import disk_of
+from nooks.hardware import epic100, etherlink
+from nooks.hardware.ethernet import card_address
 from nooks.lab.machine.options import Card
 
 SERIAL_SLOT, ROOT_SLOT, CACHE_SLOT, USB_SLOT, FIRST_SLOT, WIRE_SLOT = 1, 2, 3, 4, 5, 0x18
@@ -16,6 +20,8 @@ ROOT_BUS = "pcie.0"
 _FUNCTIONS = 8
 _USB_PORTS = 15  # the most that QEMU's xHCI has of a kind
 _SHARED_AUDIO = "sound"
+_VENDORS = {"3c905b": etherlink.VENDOR_ADDRESS, "epic100": epic100.VENDOR_ADDRESS}
+"""With which the addresses of network cards of ours begin."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ class Placed:
 def place(cards: Sequence[Card]) -> list[Placed]:
     """The cards with their numbers, in order. Bridges and ports come before what sits behind them.
 
-    A disk that was given no image has the file ``medium_name`` of its number in the folder ``{media}``.
+    A disk that was given no image has the file ``medium_name`` of its number in the folder ``{media}``; a model of ours
+    its socket, ``socket_name``. Its cable is the datagram socket ``{cableN}``, whose other end the model has.
     """
     bridges: dict[str, tuple[str, list[int]]] = {}
     usb_ports = iter(range(1, _USB_PORTS + 1))
@@ -87,13 +94,15 @@ def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], u
         own |= {"bus": "usb.0", "port": str(usb_port)}
     mac = wire = wire_mac = None
     after: tuple[str, ...] = ()
+    if card.model.own is not None:
+        return _place_own(number, card, (*before,), path, own)
     if card.model.is_network_card:
         # QEMU's USB adapter tells the host an address whose first byte is always 40.
         first = "40" if usb_port is not None else "52"
         mac, wire, wire_mac = f"{first}:54:00:ca:00:{number:02x}", f"wire{number}", f"52:54:00:0e:00:{number:02x}"
         own |= {"netdev": f"card{number}", "mac": mac}
         before += ("-netdev", f"hubport,id=card{number},hubid={number}")
-        after = _cable_end(number, wire_mac)
+        after = _cable_end(number, wire_mac, f"hubport,id=wire{number},hubid={number}")
     if card.drive is not None or card.model.wants_medium:
         file = _escaped(str(card.drive)) if card.drive is not None else "{media}/" + medium_name(number)
         before += ("-drive", f"if=none,id=drive{number},format=raw,file={file}")
@@ -106,6 +115,30 @@ def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], u
         own["audiodev"] = _SHARED_AUDIO
     device = ",".join([card.model.name, *(f"{key}={value}" for key, value in (*own.items(), *card.options))])
     return Placed(number, card, (*before, "-device", device, *after), path, usb_port, mac, wire, wire_mac)
+
+
+def _place_own(number: int, card: Card, before: tuple[str, ...], path: tuple[str, ...], own: dict[str, str]) -> Placed:
+    """A model of ours, which QEMU reaches by vfio-user."""
+    mac = wire = wire_mac = None
+    after: tuple[str, ...] = ()
+    if card.model.is_network_card:
+        assert card.model.own is not None
+        mac = card_address(_VENDORS[card.model.own], serial(number)).hex(":")
+        wire, wire_mac = f"wire{number}", f"52:54:00:0e:00:{number:02x}"
+        cable = f"dgram,id=wire{number},local.type=fd,local.str={{cable{number}}}"
+        after = _cable_end(number, wire_mac, cable)
+    device = json.dumps(model.properties("{media}/" + socket_name(number)) | own)
+    return Placed(number, card, (*before, "-device", device, *after), path, None, mac, wire, wire_mac)
+
+
+def serial(number: int) -> str:
+    """Of a model of ours: it decides a network card's address."""
+    return f"lab{number}"
+
+
+def socket_name(number: int) -> str:
+    """The file of a model's socket."""
+    return f"card{number}"
 
 
 def medium_name(number: int) -> str:
@@ -134,11 +167,12 @@ def _pci_place(
     return before, (first, f"{inner:02x}.0"), f"bridge-{card.bridge}", f"{inner:#x}"
 
 
-def _cable_end(number: int, mac: str) -> tuple[str, ...]:
+def _cable_end(number: int, mac: str, cable: str) -> tuple[str, ...]:
+    """The interface at the far end of a card's cable."""
     address = f"{WIRE_SLOT + number // _FUNCTIONS:#x}.{number % _FUNCTIONS}"
     several = ",multifunction=on" if number % _FUNCTIONS == 0 else ""
     return (
-        *("-netdev", f"hubport,id=wire{number},hubid={number}"),
+        *("-netdev", cable),
         *("-device", f"virtio-net-pci,netdev=wire{number},mac={mac},bus={ROOT_BUS},addr={address},romfile={several}"),
     )
 

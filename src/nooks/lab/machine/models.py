@@ -1,10 +1,11 @@
-"""The devices that this machine's QEMU emulates, by its own list."""
+"""The devices that a lab machine may have: those that QEMU emulates, by its own list, and models of ours."""
 
 import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
 
+from nooks.device import model as own_models
 from nooks.domain import qemu
 from nooks.host.errors import InputError
 from nooks.host.process import run
@@ -12,6 +13,9 @@ from nooks.host.process import run
 _LINE = re.compile(r'name "(?P<name>[^"]+)"(?:, bus (?P<bus>[^,\s]+))?(?:, alias "(?P<alias>[^"]+)")?')
 _HEADING = re.compile(r"([\w/ -]+) devices:")
 _NEAR_MISSES = 4
+OWN = "model:"
+"""Before the name of a model of ours, as in specifications."""
+
 _WITH_MEDIUM = ("nvme", "ich9-ahci", "usb-storage")
 
 
@@ -22,6 +26,11 @@ class Model:
     name: str
     bus: str
     category: str
+
+    @property
+    def own(self) -> str | None:
+        """Which model of ours it is; None: one of QEMU's."""
+        return self.name.removeprefix(OWN) if self.name.startswith(OWN) else None
 
     @property
     def is_network_card(self) -> bool:
@@ -36,11 +45,14 @@ class Model:
     @property
     def makes_sound(self) -> bool:
         """Whether it wants an audio back end; a controller of HDA codecs does not."""
-        return self.category == "Sound" and not self.name.endswith("intel-hda")
+        return self.category == "Sound" and self.own is None and not self.name.endswith("intel-hda")
 
 
 def find(name: str) -> Model:
-    """The model of that name or alias. Raises InputError if QEMU has none, MachineError without QEMU."""
+    """The model of that name or alias. Raises InputError if there is none, MachineError without QEMU."""
+    if name.startswith(OWN):
+        ours = own_models.named(name.removeprefix(OWN))
+        return Model(name, "PCI", ours.model_class.capitalize())
     known = table()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=_NEAR_MISSES)

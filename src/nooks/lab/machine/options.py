@@ -14,9 +14,9 @@ CPUS_MAX = 16
 MEMORY_MIN_BYTES = 768 << 20
 MEMORY_MAX_BYTES = 64 << 30
 
-FORM = "MODEL[,option=value...], such as e1000 or usb-net or pcnet,bridge=b0"
+FORM = "MODEL[,option=value...], such as e1000 or usb-net or pcnet,bridge=b0 or model:3c905b"
 
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MODEL = re.compile(r"(model:)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,14}")
 _MEMORY = re.compile(r"([1-9][0-9]{0,6})([MG])", re.ASCII)
 _PLACEMENT = ("netdev", "id", "bus", "addr", "port", "mac", "audiodev", "chassis", "slot")
@@ -88,6 +88,8 @@ def parse_card(text: str) -> Card:
     if bridge and port:
         raise InputError(f"--device {text!r} has both bridge and port", "give one")
     _refuse_ours(options, model)
+    if model.own is not None and (options or drive is not None):
+        raise InputError(f"--device {text!r}: a model of ours has only bridge and port as options", "leave others out")
     return Card(model, tuple((defaults(model.name) | options).items()), bridge, port, drive)
 
 

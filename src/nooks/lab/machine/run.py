@@ -16,19 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nooks.domain.emulator import PROGRAM
+from nooks.domain.emulator import PROGRAM, SYSTEM
 from nooks.host import paths
 from nooks.host.errors import InputError, NooksError
 from nooks.host.process import Process, spawn
 from nooks.image import userland
+from nooks.image.emulator import with_vfio_user
 from nooks.image.kernel import FLAVOURS, Kernel
 from nooks.image.progress import Progress, quiet
 from nooks.lab.machine import initramfs, kernels
 from nooks.lab.machine.arguments import Files, command
-from nooks.lab.machine.layout import Placed, medium_name, place
+from nooks.lab.machine.layout import Placed, medium_name, place, serial, socket_name
 from nooks.lab.machine.options import Wishes
 from nooks.lab.machine.relay import STDERR, STDIN, STDOUT, LabError, Outcome, Relay, TooLongError
 from nooks.lab.machine.wire import PORTS
+from nooks.lab.model_card import powered
 
 BOOT_SECONDS = 180.0
 """How long a lab may take to its command on a busy host (10 s on an idle one)."""
@@ -83,11 +85,14 @@ def run(
         archive = stack.enter_context(_initramfs(kernel, job, cache))
         complaints = os.memfd_create("nooks-lab-stderr", os.MFD_CLOEXEC)
         stack.callback(os.close, complaints)
-        files = Files(kernel.vmlinux, archive, cache, log, _media(placed, stack))
+        media = _media(placed, stack)
+        files = Files(kernel.vmlinux, archive, cache, log, media, _own_cards(placed, media, stack))
+        own = any(one.card.model.own is not None for one in placed)
+        emulator = with_vfio_user(progress) if own else SYSTEM
         began = time.monotonic()
         qemu = spawn(
-            command(wishes, placed, files, {kind: end.fileno() for kind, end in theirs.items()}),
-            pass_fds=[archive, *(end.fileno() for end in theirs.values())],
+            command(wishes, placed, files, {kind: end.fileno() for kind, end in theirs.items()}, emulator),
+            pass_fds=[archive, *(end.fileno() for end in theirs.values()), *files.cables.values()],
             stderr=complaints,
             new_session=True,  # the terminal's Ctrl-C is ours, not QEMU's
         )
@@ -141,6 +146,23 @@ def _media(placed: Sequence[Placed], stack: ExitStack) -> Path:
             with (folder / medium_name(one.number)).open("wb") as file:
                 file.truncate(MEDIUM_BYTES)
     return folder
+
+
+def _own_cards(placed: Sequence[Placed], folder: Path, stack: ExitStack) -> dict[int, int]:
+    """Switch on the models of ours; QEMU's end of the cable of each that has one, by number."""
+    cables: dict[int, int] = {}
+    for one in placed:
+        name = one.card.model.own
+        if name is None:
+            continue
+        ends: dict[str, int] = {}
+        if one.wire is not None:
+            card, lab = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            stack.enter_context(lab)
+            stack.enter_context(card)
+            cables[one.number], ends["cable"] = lab.fileno(), card.fileno()
+        stack.enter_context(powered(name, folder / socket_name(one.number), ends, serial(one.number)))
+    return cables
 
 
 def _result(outcome: Outcome, began: float, kernel: Kernel, log: Path) -> Result:
