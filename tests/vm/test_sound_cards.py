@@ -133,9 +133,26 @@ def test_the_next_driver_takes_over_while_it_plays(tmp_path: Path, card: Card) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("card", CARDS)
 def test_five_minutes_without_an_xrun(tmp_path: Path, card: Card) -> None:
     with SoundBench(card.model, card.module, tmp_path) as bench:
         said = bench.run(card.open_up(), {"do": "play", "seconds": 300}, within_seconds=400)
         assert said["play"]["xruns"] == 0, said
         assert expected(300 * 48000) in played(bench)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("card", CARDS)
+def test_five_minutes_recorded_without_an_overrun(tmp_path: Path, card: Card) -> None:
+    """``breaks`` counts frames that do not follow on what was recorded before."""
+    source = tmp_path / "source.wav"
+    sink = WaveSink(os.open(source, os.O_RDWR | os.O_CREAT))
+    sink.write(whole_pattern()[: 2 * PATTERN_FRAMES])
+    sink.close()
+    with SoundBench(card.model, card.module, tmp_path, record=source) as bench:
+        order = {"do": "record", "seconds": 300, **card.recording}
+        said = bench.run(card.open_up(), order, within_seconds=400)["record"]
+        assert (said["xruns"], said["breaks"]) == (0, 0), said
+        assert bytes.fromhex(said["samples"])[:400] in expected(2 * PATTERN_FRAMES)

@@ -176,7 +176,7 @@ def bench_sound(
 ) -> None:
     """Play through a nook; measure gaps, latency and processor time at the card's plugs."""
     result = _run("nooks.lab.sound.bench", {"driver": driver, "seconds": play_seconds, "json": json})
-    columns = ("name", "unit", "nook")
+    columns = ("name", "unit", "native", "nook", "ratio")
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
 
