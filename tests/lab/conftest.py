@@ -75,6 +75,11 @@ class Card:
     namespace: str = field(default_factory=lambda: f"far-{secrets.token_hex(3)}")
 
     @property
+    def tells_of_dma(self) -> bool:
+        """Whether its machine tells what the IOMMU refused: a model of ours refuses by itself, and tells nobody."""
+        return not self.device.startswith("usb") and not self.model.startswith("model:")
+
+    @property
     def near(self) -> str:
         """The address of the card's interface."""
         return f"198.18.{self.number}.2"

@@ -122,6 +122,11 @@ def transfer(descriptor: int, request: int, samples: "array.array[int]", frames:
     return lost
 
 
+_FIRST_BYTES = 4 * 4096
+_INVERSE = pow(37, -1, PATTERN_FRAMES)
+"""Of a left sample's step: which frame of the pattern has it."""
+
+
 def play(
     seconds: float, rate: int = 48000, device: int = 0, period: int = 1024, periods: int = 16
 ) -> "dict[str, object]":
@@ -144,17 +149,23 @@ def play(
 def record(
     seconds: float, rate: int = 48000, device: int = 0, period: int = 1024, periods: int = 16
 ) -> "dict[str, object]":
-    """Record; what the first whole second begins with, as samples, and whether it goes on like the pattern."""
+    """Record; what it begins with, as samples, and whether it goes on like the pattern."""
     descriptor, got = opened("c", device, rate, period, periods)
     total, lost = int(seconds * rate), 0
-    samples = array.array("h", bytes(4 * total))
+    pattern = whole_pattern()
+    first, jumps, at = b"", 0, -1
     began = time.monotonic()
     done = 0
     while done < total:
         frames = min(got["period"], total - done)
         piece = array.array("h", bytes(4 * frames))
         lost += transfer(descriptor, _READI, piece, frames)
-        samples[2 * done : 2 * (done + frames)] = piece
+        first += piece.tobytes() if len(first) < _FIRST_BYTES else b""
+        begins = (piece[0] + 30000) * _INVERSE % PATTERN_FRAMES
+        jumps += at not in (-1, begins)
+        if piece != pattern[2 * begins : 2 * (begins + frames)]:
+            jumps += max(1, breaks(piece))
+        at = (begins + frames) % PATTERN_FRAMES
         done += frames
     took = time.monotonic() - began
     os.close(descriptor)
@@ -162,8 +173,8 @@ def record(
         "xruns": lost,
         "frames": total,
         "seconds": took,
-        "samples": samples.tobytes()[: 4 * 4096].hex(),
-        "breaks": breaks(samples),
+        "samples": first[:_FIRST_BYTES].hex(),
+        "breaks": jumps,
         **got,
     }
 
