@@ -29,6 +29,7 @@ class Told:
         self.corruptions: list[Mapping[str, Any]] = []
         self.refusals: list[tuple[Mapping[str, Any], str]] = []
         self.errors: list[Mapping[str, Any]] = []
+        self.doubts: list[Mapping[str, Any]] = []
         self.ended = 0
 
     def violated(self, error: ProtocolError) -> None:
@@ -40,6 +41,9 @@ class Told:
     def refused(self, request: Mapping[str, Any], why: str) -> None:
         self.refusals.append((request, why))
 
+    def doubted(self, request: Mapping[str, Any]) -> None:
+        self.doubts.append(request)
+
     def device_error(self, request: Mapping[str, Any]) -> None:
         self.errors.append(request)
 
@@ -50,18 +54,19 @@ class Told:
 class World:
     """A data path with all that is around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, doubting: bool = False) -> None:
         self.disk = bytearray(SIZE)
         self.front = FakeFront()
         self.told = Told()
         self.store = WriteLog.create(ring_bytes=8 << 20)
         self.path = DataPath(RequestLog(self.store), self.store)
         self.path.start(self.told)
-        self.path.serve(self.front, IntegrityMap(SIZE))
+        self.path.serve(self.front, IntegrityMap(SIZE), doubting=doubting)
         self.domains: list[FakeDomain] = []
 
-    async def driver_comes(self, *, held: bool = False) -> FakeDomain:
+    async def driver_comes(self, *, held: bool = False, errors: Mapping[int, int] | None = None) -> FakeDomain:
         domain = FakeDomain(self.disk, held=held)
+        domain.errors.update(errors or {})
         self.domains.append(domain)
         replaying = asyncio.ensure_future(self.path.replay(domain.link, write_through=False))
         if not held:
@@ -93,8 +98,8 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncGenerator[World, None]:
-    made = World()
+async def world(*, doubting: bool = False) -> AsyncGenerator[World, None]:
+    made = World(doubting=doubting)
     try:
         yield made
         assert made.front.twice == []
@@ -102,9 +107,9 @@ async def world() -> AsyncGenerator[World, None]:
         made.close()
 
 
-def run(test: Callable[[World], Awaitable[None]]) -> None:
+def run(test: Callable[[World], Awaitable[None]], *, doubting: bool = False) -> None:
     async def within() -> None:
-        async with world() as made:
+        async with world(doubting=doubting) as made:
             await test(made)
 
     asyncio.run(within())
@@ -221,6 +226,53 @@ def test_errors_of_the_device_are_passed_on_and_told() -> None:
         assert world.told.violations == []
 
     run(test)
+
+
+@pytest.mark.parametrize("operation", [READ, WRITE, FLUSH])
+def test_an_error_that_is_doubted_is_no_answer_until_it_is_believed(operation: int) -> None:
+    async def test(world: World) -> None:
+        domain = await world.driver_comes()
+        domain.errors[operation] = 5
+        length = 0 if operation == FLUSH else 512
+        asked = world.front.ask(operation, 512, length, data=b"x" * length if operation == WRITE else b"")
+        await world.until(lambda: world.told.doubts)
+        assert not world.front.is_answered(asked)
+        assert world.told.errors == []
+        world.path.believe()
+        assert await world.answer(asked) == (EIO, b"")
+        await world.until(lambda: world.told.errors)
+        world.path.believe()  # nothing is left of it
+        assert len(world.told.errors) == 1
+
+    run(test, doubting=True)
+
+
+def test_an_error_that_a_driver_made_up_is_never_heard_of() -> None:
+    async def test(world: World) -> None:
+        domain = await world.driver_comes()
+        domain.errors[WRITE] = 121
+        writing = world.front.ask(WRITE, 4096, data=b"w" * 4096)
+        await world.until(lambda: world.told.doubts)
+        world.driver_dies(counts=True)
+        await world.driver_comes()
+        assert await world.answer(writing) == (0, b"")
+        assert await world.answer(world.front.ask(READ, 4096, 4096)) == (0, b"w" * 4096)
+        assert world.told.errors == []
+
+    run(test, doubting=True)
+
+
+def test_an_error_that_the_next_driver_tells_of_as_well_is_the_devices() -> None:
+    async def test(world: World) -> None:
+        await world.driver_comes(errors={READ: 5})
+        reading = world.front.ask(READ, 4096, 4096)
+        await world.until(lambda: world.told.doubts)
+        world.driver_dies(counts=True)
+        await world.driver_comes(errors={READ: 5})
+        assert await world.answer(reading) == (EIO, b"")
+        assert len(world.told.doubts) == 1
+
+    run(test, doubting=True)
 
 
 def test_a_read_that_differs_is_read_again_by_a_fresh_driver() -> None:

@@ -148,6 +148,36 @@ def test_errors_now_and_then_are_no_burst() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(("refusals", "believed"), [(0, 0), (1, 1), (None, 1)])
+def test_an_error_of_which_the_hosts_disk_knows_nothing_is_the_drivers(refusals: int | None, believed: int) -> None:
+    """Nobody knows of a real device's disk: it is believed."""
+
+    async def test(world: World) -> None:
+        world.refusals = refusals
+        told: list[None] = []
+        world.detector.doubt({"offset": 4096}, lambda: told.append(None))
+        await world.clock.settle()
+        assert len(told) == believed
+        assert world.reasons == ([] if believed else [Reason.IO_ERRORS])
+
+    run(test)
+
+
+def test_errors_that_a_restart_did_not_end_are_believed_for_a_while() -> None:
+    async def test(world: World) -> None:
+        told: list[None] = []
+        world.refusals = 0
+        for incarnation, wait, convicted in ((4, 1.0, 1), (5, LIMITS.doubt_seconds, 1), (6, 1.0, 2)):
+            world.detector.doubt({"offset": 4096}, lambda: told.append(None))
+            await world.clock.settle()
+            assert len(world.reports) == convicted
+            world.detector.begin(incarnation)
+            await world.pass_time(wait)
+        assert len(told) == 1
+
+    run(test)
+
+
 async def burst(world: World) -> None:
     for number in range(LIMITS.errors):
         world.detector.error(number * 4096)

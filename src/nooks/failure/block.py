@@ -5,7 +5,8 @@ device model has handed to the host's disk, or that the disk is slow with, is a 
 Nobody can say that of a real device, which is therefore given longer.
 
 Errors that the device reports are the device's: a bad sector is no dead driver. A burst of them all over the disk is a
-suspicion, unless the host's disk under the device made them; if a restart didn't end it, the next has to wait.
+suspicion, unless the host's disk under the device made them; if a restart didn't end it, the next has to wait. Of an
+emulated device QEMU knows what the host's disk refused: an error beyond that is the driver's own invention.
 """
 
 import asyncio
@@ -58,6 +59,8 @@ class BlockLimits:
     errors_seconds: float = 2.0
     places: int = 4
     """So many errors within this time, at so many places, are a burst."""
+    doubt_seconds: float = 10.0
+    """For so long after a conviction for an invented error the next ones are believed: the restart did not help."""
     retry_seconds: float = 60.0
     longest_retry_seconds: float = 3600.0
     """The pause between restarts that ended no burst."""
@@ -92,8 +95,11 @@ class BlockDetector:
         self._incarnation: int | None = None
         self._looking: asyncio.Task[None] | None = None
         self._judging: asyncio.Task[None] | None = None
+        self._doubting: asyncio.Task[None] | None = None
         self._told = 0
         self._errors: deque[tuple[float, int]] = deque()
+        self._doubts = 0
+        self._doubted_at: float | None = None
         self._burst_at: float | None = None
         self._retry = self._limits.retry_seconds
         self.slow = False
@@ -110,11 +116,11 @@ class BlockDetector:
         self._incarnation = None
         self.slow = False
         self._errors.clear()
-        self._told = 0
-        for task in (self._looking, self._judging):
+        self._told = self._doubts = 0
+        for task in (self._looking, self._judging, self._doubting):
             if task is not None:
                 task.cancel()
-        self._looking = self._judging = None
+        self._looking = self._judging = self._doubting = None
 
     def error(self, offset: int) -> None:
         """The device reported an error for a request there."""
@@ -130,6 +136,23 @@ class BlockDetector:
             return
         if self._judging is None or self._judging.done():
             self._judging = asyncio.create_task(self._judge(len(places)), name="burst of errors")
+
+    def doubt(self, request: dict[str, object], believe: Callable[[], None]) -> None:
+        """The driver tells of an error that nobody was told of yet; ``believe`` lets all of these be told."""
+        self._doubts += 1
+        if self._doubting is None or self._doubting.done():
+            self._doubting = asyncio.create_task(self._settle_doubts(request, believe), name="doubted errors")
+
+    async def _settle_doubts(self, request: dict[str, object], believe: Callable[[], None]) -> None:
+        refused = await self._probe.refused()
+        doubts, self._doubts = self._doubts, 0
+        now, last = self._clock.monotonic(), self._doubted_at
+        lately = last is not None and now - last < self._limits.doubt_seconds
+        if self._incarnation is None or refused is None or refused >= self._told + doubts or lately:
+            believe()
+        else:
+            self._doubted_at = now
+            self._verdict(Reason.IO_ERRORS, {"why": "the disk under the device refused nothing", **request})
 
     async def _judge(self, places: int) -> None:
         """A burst of errors: it is the driver's unless the host's disk refused as many requests."""

@@ -134,7 +134,10 @@ class BlockSide:
         self._watching = asyncio.create_task(self._watch_medium(), name="medium")
         front.zeroes = state.zero_bytes > 0
         front.discards = state.discard_bytes > 0 and self._tray.punches_holes
-        self._data.serve(front, IntegrityMap(state.size_bytes) if self._spec.block.integrity else None)
+        doubting = not self._spec.real and not self._tray.removable
+        self._data.serve(
+            front, IntegrityMap(state.size_bytes) if self._spec.block.integrity else None, doubting=doubting
+        )
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
@@ -261,6 +264,10 @@ class BlockSide:
     def refused(self, request: Mapping[str, Any], why: str) -> None:
         """A request failed, and not for the device's saying so."""
         self._record("request", {**request, "why": why})
+
+    def doubted(self, request: Mapping[str, Any]) -> None:
+        """The driver tells of an error: the disk under the device knows whether there was one."""
+        self._detector.doubt(dict(request), self._data.believe)
 
     def device_error(self, request: Mapping[str, Any]) -> None:
         """The device answered with an error, which was passed on."""

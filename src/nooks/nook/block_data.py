@@ -19,16 +19,14 @@ from typing import Any
 import structlog
 
 from nooks.endpoint.front import Front, FrontGone
+from nooks.nook.block_doubts import Doubts
 from nooks.nook.block_link import SMALL_BYTES, Link
-from nooks.nook.block_listener import NAMES, Listener, facts_of
-from nooks.shadow import block
+from nooks.nook.block_listener import NAMES, WAITING, Listener, facts_of
 from nooks.shadow.integrity import IntegrityMap
 from nooks.shadow.requests import Answer, Request, RequestLog
 from nooks.shadow.write_log import WriteLog
 from nooks.xpc.block import (
     ALONE,
-    DISCARD,
-    FLUSH,
     FUA,
     READ,
     REQUEST,
@@ -36,22 +34,13 @@ from nooks.xpc.block import (
     REQUEST_MAGIC,
     REQUEST_MARK,
     WRITE,
-    ZERO,
 )
 from nooks.xpc.errors import ProtocolError
 
 MISMATCHES = 2
 """Read wrong so often, each time by a fresh driver, it is the medium that is wrong."""
-
 _BATCH = 32
 _TAG_MASK = 2**32 - 1
-_WAITING: Mapping[int, str] = {
-    READ: block.READ,
-    WRITE: block.WRITE,
-    FLUSH: block.FLUSH,
-    ZERO: block.DISCARD,
-    DISCARD: block.DISCARD,
-}
 
 
 class DataPath:
@@ -72,6 +61,7 @@ class DataPath:
         self._given_up = False
         self._ending = False
         self._paused = False
+        self._doubts = Doubts()
         self._scratch = memoryview(bytearray(REQUEST_BYTES_MAX))
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -85,11 +75,15 @@ class DataPath:
         self._listener = listener
         self._thread.start()
 
-    def serve(self, front: Front, integrity: IntegrityMap | None) -> None:
-        """Take an endpoint's requests from now on. With ``integrity`` what is read is compared with what is known."""
+    def serve(self, front: Front, integrity: IntegrityMap | None, *, doubting: bool = False) -> None:
+        """Take an endpoint's requests from now on; compare what is read with what ``integrity`` knows.
+
+        ``doubting``: a request's first error is no answer yet.
+        """
         with self._lock:
             self._front = front
             self._integrity = integrity
+            self._doubts.wanted = doubting
             self._poll.register(front.fileno(), select.EPOLLIN)
 
     def change(self, integrity: IntegrityMap | None) -> None:
@@ -119,7 +113,7 @@ class DataPath:
             self._poll.register(link.port.fileno(), select.EPOLLIN)
             self._log.write_through = write_through
             self._replayed = replayed
-            waited = Counter(_WAITING[request.operation] for request in self._log.waiting)
+            waited = Counter(WAITING[request.operation] for request in self._log.waiting)
             self._log.replay()
             self._issue()
             self._tell_replayed()
@@ -131,6 +125,14 @@ class DataPath:
         with self._lock:
             self._given_up = True
             self._fail_waiting()
+
+    def believe(self) -> None:
+        """The errors that are doubted are the device's own: answer with them."""
+        with self._lock:
+            for request, error in self._doubts.release():
+                self._finish(request, error, None)
+            self._issue()
+            self._tell_replayed()
 
     def oldest_seconds(self) -> float | None:
         """For how long the driver has had the request that it has had longest; None if it has none."""
@@ -296,7 +298,6 @@ class DataPath:
 
     def _conclude(self, link: Link, tag: int, result: int) -> bool:
         """Finish a request; False if nothing more is to be heard from this domain. Raises ProtocolError."""
-        log = self._log
         request, slot = self._under_way.pop(tag, (None, 0))
         if request is None:
             raise ProtocolError(f"an answer to the unknown request {tag}")
@@ -313,19 +314,27 @@ class DataPath:
             error = 0 if data is not None else EIO
         elif operation == WRITE and not error and self._integrity is not None:
             self._integrity.learn(request.offset, self._store.data(request))
-        self.counts[operation] += 1
-        if operation <= WRITE:
-            self.bytes_moved[operation] += length
-        self._answer(log.finish(request.number, error), data)
+        if self._doubts.hold(request, max(0, -result)):
+            facts = facts_of(request, error=error)
+            self._tell(lambda listener: listener.doubted(facts))
+        else:
+            self._finish(request, error, data, refused=result < 0)
         if operation <= WRITE:
             link.give(slot, length)
-        if result < 0:
+        return True
+
+    def _finish(self, request: Request, error: int, data: memoryview | None, *, refused: bool = True) -> None:
+        """Answer a request. ``refused``: by the device, as the driver says."""
+        self.counts[request.operation] += 1
+        if request.operation <= WRITE:
+            self.bytes_moved[request.operation] += request.length
+        self._answer(self._log.finish(request.number, error), data)
+        if refused:
             facts = facts_of(request, error=error)
             self._tell(lambda listener: listener.device_error(facts))
-        for lost in log.lost:
+        for lost in self._log.lost:
             self._tell_refused(lost, "the device refused to write again what it had acknowledged")
-        log.lost.clear()
-        return True
+        self._log.lost.clear()
 
     def _read(self, link: Link, request: Request, slot: int) -> memoryview | None:
         """What a read brought, or None if it is wrong. Copied before it is looked at: the domain can change it."""
@@ -365,6 +374,7 @@ class DataPath:
         """Hear nothing more of the present domain."""
         link, self._link = self._link, None
         self._under_way.clear()
+        self._doubts.release()
         if link is not None:
             self._poll.unregister(link.port.fileno())
 

@@ -3,11 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from nooks.shadow import block
 from nooks.shadow.requests import Request
 from nooks.xpc.block import DISCARD, FLUSH, READ, WRITE, ZERO
 from nooks.xpc.errors import ProtocolError
 
 NAMES: Mapping[int, str] = {READ: "read", WRITE: "write", FLUSH: "flush", ZERO: "zero", DISCARD: "discard"}
+
+WAITING: Mapping[int, str] = {
+    READ: block.READ,
+    WRITE: block.WRITE,
+    FLUSH: block.FLUSH,
+    ZERO: block.DISCARD,
+    DISCARD: block.DISCARD,
+}
+"""As the shadow calls what waits for a driver."""
 
 
 class Listener(Protocol):
@@ -23,6 +33,10 @@ class Listener(Protocol):
 
     def refused(self, request: Mapping[str, Any], why: str) -> None:
         """A request was answered with an error, and not for the device's saying so."""
+        ...
+
+    def doubted(self, request: Mapping[str, Any]) -> None:
+        """The driver answered with an error for the first time: ``DataPath.believe`` it, or have another try."""
         ...
 
     def device_error(self, request: Mapping[str, Any]) -> None:

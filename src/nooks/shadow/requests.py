@@ -33,6 +33,7 @@ class Request:
         "acknowledged",
         "covers",
         "deaths",
+        "doubted",
         "end",
         "fua",
         "handle",
@@ -72,6 +73,7 @@ class Request:
         self.was_issued = False
         self.suspect = False
         self.deaths = 0
+        self.doubted = False
         self.mismatches = 0
         self.issued_at = 0.0
 
