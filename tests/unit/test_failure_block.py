@@ -148,16 +148,31 @@ def test_errors_now_and_then_are_no_burst() -> None:
     run(test)
 
 
+class Doubted:
+    """Requests that failed, as the data path has them."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self.told = 0
+
+    def doubted(self) -> int:
+        return self.count
+
+    def believe(self) -> None:
+        self.told += self.count
+        self.count = 0
+
+
 @pytest.mark.parametrize(("refusals", "believed"), [(0, 0), (1, 1), (None, 1)])
 def test_an_error_of_which_the_hosts_disk_knows_nothing_is_the_drivers(refusals: int | None, believed: int) -> None:
     """Nobody knows of a real device's disk: it is believed."""
 
     async def test(world: World) -> None:
         world.refusals = refusals
-        told: list[None] = []
-        world.detector.doubt({"offset": 4096}, lambda: told.append(None))
+        doubted = Doubted()
+        world.detector.doubt({"offset": 4096}, doubted)
         await world.clock.settle()
-        assert len(told) == believed
+        assert doubted.told == believed
         assert world.reasons == ([] if believed else [Reason.IO_ERRORS])
 
     run(test)
@@ -165,15 +180,33 @@ def test_an_error_of_which_the_hosts_disk_knows_nothing_is_the_drivers(refusals:
 
 def test_errors_that_a_restart_did_not_end_are_believed_for_a_while() -> None:
     async def test(world: World) -> None:
-        told: list[None] = []
+        doubted = Doubted()
         world.refusals = 0
         for incarnation, wait, convicted in ((4, 1.0, 1), (5, LIMITS.doubt_seconds, 1), (6, 1.0, 2)):
-            world.detector.doubt({"offset": 4096}, lambda: told.append(None))
+            doubted.count = 1
+            world.detector.doubt({"offset": 4096}, doubted)
             await world.clock.settle()
             assert len(world.reports) == convicted
             world.detector.begin(incarnation)
             await world.pass_time(wait)
-        assert len(told) == 1
+        assert doubted.told == 1
+
+    run(test)
+
+
+def test_errors_that_were_believed_together_are_not_doubted_again() -> None:
+    """The host's disk refused two requests; the word of the second one comes when both are settled."""
+
+    async def test(world: World) -> None:
+        world.refusals = 2
+        doubted = Doubted(2)
+        world.detector.doubt({"offset": 4096}, doubted)
+        await world.clock.settle()
+        world.detector.error(4096)
+        world.detector.error(8192)
+        world.detector.doubt({"offset": 8192}, doubted)
+        await world.clock.settle()
+        assert (doubted.told, world.reports) == (2, [])
 
     run(test)
 

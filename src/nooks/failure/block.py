@@ -40,6 +40,18 @@ class WorkProbe(Protocol):
         ...
 
 
+class Doubts(Protocol):
+    """Requests that were answered with an error of which nobody was told yet."""
+
+    def doubted(self) -> int:
+        """How many there are."""
+        ...
+
+    def believe(self) -> None:
+        """Let all of them be told."""
+        ...
+
+
 @dataclass(frozen=True)
 class BlockLimits:
     """Seconds on an idle machine, and counts."""
@@ -98,7 +110,6 @@ class BlockDetector:
         self._doubting: asyncio.Task[None] | None = None
         self._told = 0
         self._errors: deque[tuple[float, int]] = deque()
-        self._doubts = 0
         self._doubted_at: float | None = None
         self._burst_at: float | None = None
         self._retry = self._limits.retry_seconds
@@ -116,7 +127,7 @@ class BlockDetector:
         self._incarnation = None
         self.slow = False
         self._errors.clear()
-        self._told = self._doubts = 0
+        self._told = 0
         for task in (self._looking, self._judging, self._doubting):
             if task is not None:
                 task.cancel()
@@ -137,19 +148,20 @@ class BlockDetector:
         if self._judging is None or self._judging.done():
             self._judging = asyncio.create_task(self._judge(len(places)), name="burst of errors")
 
-    def doubt(self, request: dict[str, object], believe: Callable[[], None]) -> None:
-        """The driver tells of an error that nobody was told of yet; ``believe`` lets all of these be told."""
-        self._doubts += 1
+    def doubt(self, request: dict[str, object], doubts: Doubts) -> None:
+        """The driver tells of an error that nobody was told of yet: one of ``doubts``."""
         if self._doubting is None or self._doubting.done():
-            self._doubting = asyncio.create_task(self._settle_doubts(request, believe), name="doubted errors")
+            self._doubting = asyncio.create_task(self._settle_doubts(request, doubts), name="doubted errors")
 
-    async def _settle_doubts(self, request: dict[str, object], believe: Callable[[], None]) -> None:
+    async def _settle_doubts(self, request: dict[str, object], doubts: Doubts) -> None:
         refused = await self._probe.refused()
-        doubts, self._doubts = self._doubts, 0
+        held = doubts.doubted()  # not how many were spoken of: those that were believed meanwhile are settled
+        if not held:
+            return
         now, last = self._clock.monotonic(), self._doubted_at
         lately = last is not None and now - last < self._limits.doubt_seconds
-        if self._incarnation is None or refused is None or refused >= self._told + doubts or lately:
-            believe()
+        if self._incarnation is None or refused is None or refused >= self._told + held or lately:
+            doubts.believe()
         else:
             self._doubted_at = now
             self._verdict(Reason.IO_ERRORS, {"why": "the disk under the device refused nothing", **request})

@@ -267,7 +267,7 @@ class BlockSide:
 
     def doubted(self, request: Mapping[str, Any]) -> None:
         """The driver tells of an error: the disk under the device knows whether there was one."""
-        self._detector.doubt(dict(request), self._data.believe)
+        self._detector.doubt(dict(request), self._data)
 
     def device_error(self, request: Mapping[str, Any]) -> None:
         """The device answered with an error, which was passed on."""

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from nooks.endpoint.front import Front, FrontGone
-from nooks.nook.block_doubts import Doubts
+from nooks.nook.block_doubts import MISMATCHES, Doubts
 from nooks.nook.block_link import SMALL_BYTES, Link
 from nooks.nook.block_listener import NAMES, WAITING, Listener, facts_of
 from nooks.shadow.integrity import IntegrityMap
@@ -37,8 +37,6 @@ from nooks.xpc.block import (
 )
 from nooks.xpc.errors import ProtocolError
 
-MISMATCHES = 2
-"""Read wrong so often, each time by a fresh driver, it is the medium that is wrong."""
 _BATCH = 32
 _TAG_MASK = 2**32 - 1
 
@@ -125,6 +123,11 @@ class DataPath:
         with self._lock:
             self._given_up = True
             self._fail_waiting()
+
+    def doubted(self) -> int:
+        """How many errors are doubted."""
+        with self._lock:
+            return len(self._doubts)
 
     def believe(self) -> None:
         """The errors that are doubted are the device's own: answer with them."""
@@ -324,7 +327,6 @@ class DataPath:
         return True
 
     def _finish(self, request: Request, error: int, data: memoryview | None, *, refused: bool = True) -> None:
-        """Answer a request. ``refused``: by the device, as the driver says."""
         self.counts[request.operation] += 1
         if request.operation <= WRITE:
             self.bytes_moved[request.operation] += request.length

@@ -3,6 +3,9 @@
 from nooks.shadow.requests import Request
 from nooks.xpc.block import FLUSH, READ, WRITE
 
+MISMATCHES = 2
+"""Read wrong so often, each time by a fresh driver, it is the medium that is wrong."""
+
 _DOUBTED = (READ, WRITE, FLUSH)
 
 
@@ -20,6 +23,9 @@ class Doubts:
         request.doubted = True
         self._held.append((request, error))
         return True
+
+    def __len__(self) -> int:
+        return len(self._held)
 
     def release(self) -> list[tuple[Request, int]]:
         """What was held back, with its error."""
