@@ -178,7 +178,8 @@ def far_end() -> Iterator[Side]:
 def test_all_workloads_run_over_a_cable(far_end: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("STREAM_SECONDS", 1), ("WARM_SECONDS", 0), ("LOAD_SECONDS", 0.4), ("LOAD_WARM_SECONDS", 0.05)):
         monkeypatch.setattr(workloads, name, value)
-    monkeypatch.setattr(workloads, "RTT_COUNT", 20)
+    # The kernel counts processor time at its ticks: asking in step with them, one is never seen at work.
+    monkeypatch.setattr(workloads, "RTT_INTERVAL_SECONDS", 0.0037)
     figures = run(lambda: measure(far_end))
     units = {name: figure.unit for name, figure in figures.items()}
     assert list(units) == [
@@ -188,7 +189,7 @@ def test_all_workloads_run_over_a_cable(far_end: Side, monkeypatch: pytest.Monke
     ]
     assert set(units.values()) == {"Mbit/s", "1/s", "ms"}
     cores = os.cpu_count() or 1
-    assert all(figure.value > 0 and 0 <= figure.cpu <= cores + 0.5 for figure in figures.values())
+    assert all(figure.value > 0 and 0 < figure.cpu <= cores + 0.5 for figure in figures.values())
     assert figures["simple pages"].value > figures["complex pages"].value
 
 
