@@ -211,6 +211,17 @@ def test_errors_that_were_believed_together_are_not_doubted_again() -> None:
     run(test)
 
 
+def test_a_doubt_that_was_settled_meanwhile_convicts_nobody() -> None:
+    async def test(world: World) -> None:
+        world.refusals = 0
+        world.detector.error(4096)  # one that was believed since a restart had not helped
+        world.detector.doubt({"offset": 4096}, Doubted(0))
+        await world.clock.settle()
+        assert world.reports == []
+
+    run(test)
+
+
 async def burst(world: World) -> None:
     for number in range(LIMITS.errors):
         world.detector.error(number * 4096)
