@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from nooks.hardware.wave import HEADER_BYTES
 from nooks.lab.sound import wav_line
 from nooks.lab.sound.hearing import Passage, breaks
 from nooks.lab.sound.in_domain import Positions, can
@@ -17,7 +18,7 @@ def test_a_model_s_file_is_heard_as_it_grows_and_a_pause_parts_it(tmp_path: Path
         ears = Recorder(tmp_path / "line")
         async with wav_line.following(path, ears):
             with path.open("wb", buffering=0) as file:
-                file.write(bytes(wav_line.HEADER_BYTES) + b"abcd" * 3 + b"ef")
+                file.write(bytes(HEADER_BYTES) + b"abcd" * 3 + b"ef")
                 await asyncio.sleep(0.03)
                 file.write(b"gh")
                 await asyncio.sleep(0.03)

@@ -85,6 +85,15 @@ def played(bench: SoundBench) -> bytes:
     return content[HEADER_BYTES:]
 
 
+def pattern_file(folder: Path) -> Path:
+    """One round of the pattern, to be recorded over and over."""
+    path = folder / "source.wav"
+    sink = WaveSink(os.open(path, os.O_RDWR | os.O_CREAT))
+    sink.write(whole_pattern()[: 2 * PATTERN_FRAMES])
+    sink.close()
+    return path
+
+
 @pytest.mark.parametrize("card", CARDS)
 def test_what_is_played_arrives(tmp_path: Path, card: Card) -> None:
     with SoundBench(card.model, card.module, tmp_path) as bench:
@@ -108,10 +117,7 @@ def test_other_rates_and_short_periods(tmp_path: Path, card: Card) -> None:
 
 @pytest.mark.parametrize("card", CARDS)
 def test_what_is_recorded_was_there(tmp_path: Path, card: Card) -> None:
-    source = tmp_path / "source.wav"
-    sink = WaveSink(os.open(source, os.O_RDWR | os.O_CREAT))
-    sink.write(whole_pattern()[: 2 * PATTERN_FRAMES])
-    sink.close()
+    source = pattern_file(tmp_path)
     with SoundBench(card.model, card.module, tmp_path, record=source) as bench:
         said = bench.run(card.open_up(), {"do": "record", "seconds": 2, **card.recording})["record"]
         assert (said["xruns"], said["breaks"]) == (0, 0), said
@@ -147,10 +153,7 @@ def test_five_minutes_without_an_xrun(tmp_path: Path, card: Card) -> None:
 @pytest.mark.parametrize("card", CARDS)
 def test_five_minutes_recorded_without_an_overrun(tmp_path: Path, card: Card) -> None:
     """``breaks`` counts frames that do not follow on what was recorded before."""
-    source = tmp_path / "source.wav"
-    sink = WaveSink(os.open(source, os.O_RDWR | os.O_CREAT))
-    sink.write(whole_pattern()[: 2 * PATTERN_FRAMES])
-    sink.close()
+    source = pattern_file(tmp_path)
     with SoundBench(card.model, card.module, tmp_path, record=source) as bench:
         order = {"do": "record", "seconds": 300, **card.recording}
         said = bench.run(card.open_up(), order, within_seconds=400)["record"]

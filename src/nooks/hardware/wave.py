@@ -17,6 +17,9 @@ _ALMOST_ONE = 1e-3
 FRAME_BYTES = 4
 
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+HEADER_BYTES = _HEADER.size
+"""Of a file as it is written here, before its samples."""
+
 _PCM = 1
 _SIZES_AFTER_BYTES = RATE * FRAME_BYTES // 2
 _DATA_BYTES_MAX = 0xFFFFFFFF - _HEADER.size

@@ -1,21 +1,16 @@
 """An application that packs files on a disk: writes one, has zstd compress it, unpacks that, compares, begins anew.
 
-Nothing that it reads is in the page cache any more. Writes JSON lines in the form of ``meter`` (progress in files);
-``errors`` counts those that were not what they should be. Any other error is told and is the end. SIGTERM ends it
-after the file it is at. Standard library only.
+Nothing that it reads is in the page cache any more. Runs as ``rounds`` says (progress in files). Standard library only.
 """
 
 import argparse
 import hashlib
 import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from random import Random
 
-from nooks.lab.meter import Meter, say
+from nooks.lab.disk.rounds import work
 
 SIZE_BYTES = 6 << 20
 _PIECE_BYTES = 1 << 16
@@ -58,23 +53,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    ending: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
-    meter, errors, number = Meter(time.time()), 0, 0
-    say(meter.report(time.time()))
-    try:
-        options.folder.mkdir(exist_ok=True)
-        while not ending:
-            errors += not pack(options.folder, number, options.seed)
-            number += 1
-            now = time.time()
-            meter.progressed(1, now)
-            say(meter.report(now) | {"errors": errors})
-        say(meter.report(time.time()) | {"errors": errors, "judged": True})
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"") or b""
-        say(meter.report(time.time()) | {"errors": errors, "broken": f"{error} {said.decode(errors='replace')}"})
-        sys.exit(1)
+
+    def one(number: int) -> bool:
+        options.folder.mkdir(exist_ok=True)  # here, so that a disk that does not let us is told as any other error
+        return pack(options.folder, number, options.seed)
+
+    work(one)
 
 
 if __name__ == "__main__":

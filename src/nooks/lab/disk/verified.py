@@ -1,18 +1,14 @@
 """fio with verification on a file of a disk: rounds of random writes past the page cache, several at a time, checked.
 
 Each round writes every block of its file once, in random order and sizes, with a CRC32C in each, then reads them all.
-Writes JSON lines in the form of ``meter`` (progress in rounds). Ends after its round on SIGTERM; any complaint of fio's
-is told and is the end. Standard library only.
+Runs as ``rounds`` says; any complaint of fio's is the end. Standard library only.
 """
 
 import argparse
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-from nooks.lab.meter import Meter, say
+from nooks.lab.disk.rounds import work
 
 SIZE = "24M"
 OPTIONS = (
@@ -21,19 +17,12 @@ OPTIONS = (
 )
 
 
-def verify(path: Path, seed: int) -> None:
-    """One round. Raises CalledProcessError, with what fio said."""
-    argv = [
-        "setpriv",
-        "--pdeathsig=KILL",
-        "fio",
-        "--name=verified",
-        f"--filename={path}",
-        f"--randseed={seed}",
-        *OPTIONS,
-        "--output-format=terse",
-    ]
-    subprocess.run(argv, check=True, capture_output=True, text=True, cwd="/")
+def verify(path: Path, seed: int) -> bool:
+    """One round; True. Raises CalledProcessError, with what fio said."""
+    named = ("--name=verified", f"--filename={path}", f"--randseed={seed}", "--output-format=terse")
+    argv = ["setpriv", "--pdeathsig=KILL", "fio", *named, *OPTIONS]
+    subprocess.run(argv, check=True, capture_output=True, cwd="/")
+    return True
 
 
 def main() -> None:
@@ -42,21 +31,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    ending: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
-    meter, number = Meter(time.time()), 0
-    say(meter.report(time.time()))
-    try:
-        while not ending:
-            verify(options.path, options.seed + number)
-            number += 1
-            meter.progressed(1, time.time())
-            say(meter.report(time.time()))
-        say(meter.report(time.time()) | {"judged": True})
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = f"{getattr(error, 'stdout', '') or ''} {getattr(error, 'stderr', '') or ''}".split()
-        say(meter.report(time.time()) | {"broken": f"{error} {' '.join(said)[-300:]}"})
-        sys.exit(1)
+    work(lambda number: verify(options.path, options.seed + number))
 
 
 if __name__ == "__main__":

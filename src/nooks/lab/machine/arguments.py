@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nooks.domain.emulator import Emulator
 from nooks.host import tsc
-from nooks.lab.machine.layout import CACHE_SLOT, ROOT_BUS, ROOT_SLOT, SERIAL_SLOT, Placed, shared_arguments
+from nooks.lab.machine.layout import CACHE_SLOT, ROOT_BUS, ROOT_SLOT, SERIAL_SLOT, Placed, has_own, shared_arguments
 from nooks.lab.machine.options import Wishes
 from nooks.lab.machine.wire import PORTS, port_name
 
@@ -49,7 +49,7 @@ def command(
     wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mapping[str, int], emulator: Emulator
 ) -> list[str]:
     """QEMU's command line. ``ports`` are the descriptors of the sockets for ``wire.PORTS``."""
-    own = any(one.card.model.own is not None for one in placed)
+    own = has_own(placed)
     return [
         *(*emulator.command(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-name", "nooks-lab"),

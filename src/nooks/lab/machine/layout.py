@@ -73,6 +73,11 @@ def place(cards: Sequence[Card]) -> list[Placed]:
     return [_place(number, card, bridges, usb_ports) for number, card in enumerate(cards)]
 
 
+def has_own(placed: Sequence[Placed]) -> bool:
+    """Whether a model of ours is among the cards."""
+    return any(one.card.model.own is not None for one in placed)
+
+
 def shared_arguments(placed: Sequence[Placed]) -> Iterator[str]:
     """What several cards have in common: the USB controller, the audio back end."""
     if any(one.usb_port is not None for one in placed):
@@ -95,7 +100,7 @@ def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], u
     mac = wire = wire_mac = None
     after: tuple[str, ...] = ()
     if card.model.own is not None:
-        return _place_own(number, card, (*before,), path, own)
+        return _place_own(number, card, before, path, own)
     if card.model.is_network_card:
         # QEMU's USB adapter tells the host an address whose first byte is always 40.
         first = "40" if usb_port is not None else "52"

@@ -26,7 +26,7 @@ from nooks.image.kernel import FLAVOURS, Kernel
 from nooks.image.progress import Progress, quiet
 from nooks.lab.machine import initramfs, kernels
 from nooks.lab.machine.arguments import Files, command
-from nooks.lab.machine.layout import Placed, medium_name, place, serial, socket_name
+from nooks.lab.machine.layout import Placed, has_own, medium_name, place, serial, socket_name
 from nooks.lab.machine.options import Wishes
 from nooks.lab.machine.relay import STDERR, STDIN, STDOUT, LabError, Outcome, Relay, TooLongError
 from nooks.lab.machine.wire import PORTS
@@ -87,8 +87,7 @@ def run(
         stack.callback(os.close, complaints)
         media = _media(placed, stack)
         files = Files(kernel.vmlinux, archive, cache, log, media, _own_cards(placed, media, stack))
-        own = any(one.card.model.own is not None for one in placed)
-        emulator = with_vfio_user(progress) if own else SYSTEM
+        emulator = with_vfio_user(progress) if has_own(placed) else SYSTEM
         began = time.monotonic()
         qemu = spawn(
             command(wishes, placed, files, {kind: end.fileno() for kind, end in theirs.items()}, emulator),

@@ -11,11 +11,10 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from nooks.hardware.wave import RATE
+from nooks.hardware.wave import FRAME_BYTES, HEADER_BYTES, RATE
 from nooks.lab.sound.card_line import Heard, Line, Voice
 from nooks.lab.sound.recorder import Recorder
 
-HEADER_BYTES = 44
 POLL_SECONDS = 0.004
 PAUSE_SECONDS = 0.1
 """A model writes every 10 ms; a recovery of its driver takes longer than this by far."""
@@ -38,8 +37,7 @@ async def _follow(descriptor: int, ears: Recorder) -> None:
     at, last = HEADER_BYTES, 0.0
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        frame_bytes = Voice().frame_bytes
-        size = (os.fstat(descriptor).st_size - at) // frame_bytes * frame_bytes
+        size = (os.fstat(descriptor).st_size - at) // FRAME_BYTES * FRAME_BYTES
         if size <= 0:
             continue
         samples, now = os.pread(descriptor, size, at), time.monotonic()
