@@ -6,12 +6,12 @@ driver's device reads and writes them right there.
 
 import os
 import time
-from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW, socket
 from fcntl import ioctl
 
 from nooks.agent import system
 from nooks.agent.mover import Mover
 from nooks.agent.ports import find_port
+from nooks.agent.uevents import Uevents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ _APPEAR_TIMEOUT_SECONDS = 10.0
 _PORT_TIMEOUT_SECONDS = 10.0
 _PCI_COMMAND = 4
 _PCI_COMMAND_IO_AND_MEMORY = 0x3
-_NETLINK_KOBJECT_UEVENT = 15
-_GROUP_KERNEL = 1
-_UEVENT_BYTES = 8192
 _SECTOR = 512
 _CDROM_DRIVE_STATUS, _CDSL_CURRENT, _CDS_DISC_OK = 0x5326, 0x7FFFFFFF, 4  # include/uapi/linux/cdrom.h
 _LOOKS = 6
@@ -50,14 +47,19 @@ class Block:
         self._name = ""
         self._mover: Mover | None = None
         self._reported: dict[str, Any] = {}
-        self._uevents = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT)
-        self._uevents.bind((0, _GROUP_KERNEL))
+        self._uevents = Uevents()
 
     def bring_up(self, wanted: "dict[str, Any]", claim_seconds: float) -> "dict[str, Any]":
-        """See the ``bring_up`` message. Raises Unable if no disk appears in time."""
+        """See the ``bring_up`` message. Raises Unable if no disk appears in time, or its driver is not done with it.
+
+        A disk that appears is still being probed: its driver asks it for this and that. A snapshot of such a moment
+        would have the answers go astray.
+        """
         del wanted
         started = time.monotonic()
-        self._name = _wait_for_disk(max(_APPEAR_TIMEOUT_SECONDS, claim_seconds))
+        deadline = started + max(_APPEAR_TIMEOUT_SECONDS, claim_seconds)
+        self._name = _wait_for_disk(deadline)
+        wait_until_probed(self._uevents, self._name, deadline)
         for name, value in _QUEUE:
             _try_write(f"{_BLOCK}/{self._name}/queue/{name}", value)
         _try_write(f"{_BLOCK}/{self._name}/device/timeout", "3600")
@@ -108,11 +110,7 @@ class Block:
 
     def events(self) -> "list[dict[str, Any]]":
         """A ``changed`` event if the medium is another one."""
-        try:
-            while self._uevents.recv(_UEVENT_BYTES):
-                pass
-        except OSError:
-            pass  # read empty
+        self._uevents.read()
         before = self._reported
         state = self._report()
         return [] if state == before else [{"type": "changed", "state": state}]
@@ -145,9 +143,31 @@ def create() -> Block:
     return Block()
 
 
-def _wait_for_disk(within_seconds: float) -> str:
+def wait_until_probed(news: Uevents, name: str, deadline: float) -> None:
+    """Return when the driver of the disk ``name`` is done with its probe. Raises Unable at ``deadline`` (monotonic).
+
+    Partitions have been looked for when the disk is announced; a SCSI driver goes on asking even then.
+    """
+    folder = f"{_BLOCK}/{name}"
+    awaited = {("add", _device_path(folder))}
+    if os.path.realpath(f"{folder}/device/subsystem").endswith("/scsi"):
+        awaited.add(("bind", _device_path(f"{folder}/device")))
+    while True:
+        awaited.difference_update(news.read())
+        if not awaited:
+            return
+        if time.monotonic() > deadline:
+            raise system.Unable("its driver does not get done with probing the disk")
+        time.sleep(0.002)
+
+
+def _device_path(folder: str) -> str:
+    """A folder of /sys as uevents name it."""
+    return os.path.realpath(folder).removeprefix("/sys")
+
+
+def _wait_for_disk(deadline: float) -> str:
     """The first disk that a driver has made of a device."""
-    deadline = time.monotonic() + within_seconds
     while True:
         for name in sorted(os.listdir(_BLOCK)):  # noqa: PTH208 - pathlib costs too much here
             # Its node and folder come first: the kernel registers the queue only then (block/genhd.c, device_add_disk).

@@ -8,7 +8,7 @@ import mmap
 import os
 import sys
 from _thread import allocate_lock, start_new_thread
-from errno import EINVAL, EIO
+from errno import EINVAL, EIO, ENXIO
 from fcntl import ioctl
 from struct import Struct
 from time import sleep
@@ -64,7 +64,9 @@ class Work:
         self._port = port
         try:
             self._disk = os.open(disk, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            if error.errno == ENXIO:
+                raise  # it is not there (yet), which is something else than not to be written to
             self._disk = os.open(disk, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK)
         self._taking = allocate_lock()
         self._received = b""
