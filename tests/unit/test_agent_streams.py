@@ -13,6 +13,7 @@ from nooks.agent.streams import Playing, Port, Recording
 from nooks.xpc import audio
 
 FRAME_BYTES = 4
+PERIOD = 40
 
 
 class FakeStream:
@@ -20,7 +21,7 @@ class FakeStream:
 
     def __init__(self, descriptor: int = -1) -> None:
         self.descriptor = descriptor
-        self.parameters = type("Parameters", (), {"frame_bytes": FRAME_BYTES})()
+        self.parameters = type("Parameters", (), {"frame_bytes": FRAME_BYTES, "period": PERIOD})()
         self.frames = 0
         self.started = 0
         self.dry = False
@@ -92,7 +93,7 @@ def play(frames: int, *, tag: int = 5, go: bool = False) -> audio.Packet:
     return audio.Packet(audio.PLAY, tag, flags=audio.GO if go else 0, samples=bytes(frames * FRAME_BYTES))
 
 
-def test_a_position_is_reported_whenever_it_changed(wire: Wire) -> None:
+def test_a_position_is_reported_at_the_cards_interrupt(wire: Wire) -> None:
     stream = FakeStream()
     player = playing(wire, stream)
     player.take(play(100))
@@ -104,6 +105,19 @@ def test_a_position_is_reported_whenever_it_changed(wire: Wire) -> None:
     player.interrupted()
     told = [(p.position, p.first, p.flags) for p in wire.said()]
     assert (stream.started, told) == (1, [(0, 200, audio.RUNNING), (50, 150, audio.RUNNING)])
+
+
+def test_writing_to_a_card_that_knows_its_position_to_the_frame_is_no_interrupt(wire: Wire) -> None:
+    """Else each report brings a few frames, and each of those another report."""
+    stream = FakeStream()
+    player = playing(wire, stream)
+    player.take(play(200, go=True))
+    assert len(wire.said()) == 1
+    for _ in range(20):
+        stream.frames -= 1
+        player.take(play(1))
+        player.interrupted()
+    assert [(p.position, p.first) for p in wire.said()] == [(PERIOD // 4, 200), (PERIOD // 2, 200)]
 
 
 def test_a_card_that_ran_dry_has_played_all(wire: Wire) -> None:

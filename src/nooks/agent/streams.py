@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65536
 _RECORDED_QUEUED_MAX = 16
+_REPORTS_PER_PERIOD = 4
+"""At most. One comes at the card's interrupt, unless the last one came by less than this before it."""
 
 
 class Port:
@@ -88,7 +90,8 @@ class Playing:
         self._port = port
         self._tag = 0
         self._written = 0
-        self._reported = -1
+        self._reported = 0
+        self._least = max(1, stream.parameters.period // _REPORTS_PER_PERIOD)
         self._running = False
 
     def take(self, packet: audio.Packet) -> None:
@@ -109,7 +112,11 @@ class Playing:
                 self._report(self._stream.waiting())
 
     def interrupted(self) -> None:
-        """The card has played a period, or ran dry."""
+        """The card has played a period, or ran dry; or something was written, which wakes us as well.
+
+        Of a card that knows its position to the frame each report would bring a few frames, and writing those another
+        report: thousands a second.
+        """
         if not self._running:
             return
         try:
@@ -117,7 +124,7 @@ class Playing:
         except BrokenPipeError:
             self._ran_dry()
         else:
-            if self._written - waiting != self._reported:  # writing wakes us as well
+            if self._written - waiting >= self._reported + self._least:
                 self._report(waiting)
 
     def _waiting(self) -> int:
@@ -142,7 +149,6 @@ class Playing:
         self._report(0)
 
     def _report(self, waiting: int) -> None:
-        """Every time that it changed: the host waits for nothing else."""
         played = self._written - min(waiting, self._written)
         self._reported = played
         flags = audio.RUNNING if self._running else 0
