@@ -19,6 +19,9 @@ FORMATS = {"s16": (2, 2), "s32": (10, 4), "s24-3": (32, 3), "u8": (1, 1)}
 
 RATES = (48000, 44100, 96000, 32000, 24000, 22050, 16000, 11025, 8000)
 PERIODS_MAX = 32
+RECORDING_PERIODS = 4
+"""A card that has fewer gets longer ones: with two of 21 ms each an agent that waits for a processor so long loses."""
+
 _WORDS = Struct("@I")
 _INTERVAL = Struct("@3I")
 _MASK = Struct(f"@{alsa.MASK_WORDS}I")
@@ -155,6 +158,9 @@ class Stream:
         if not space.choose_rate((wanted.get("rate", RATES[0]), *RATES, rates[1], rates[0])):
             raise Unable("the card has no sample rate that could be used")
         period = wanted.get("period", 1024)
+        most = space.range(alsa.PERIODS)[1]
+        if not self._playback and most < RECORDING_PERIODS:
+            period *= RECORDING_PERIODS // max(most, 1)
         low, high = space.range(alsa.PERIOD_SIZE)
         near = sorted((1 << power for power in range(5, 16)), key=lambda frames: abs(frames - period))
         space.choose(alsa.PERIOD_SIZE, (period, *near, low, high))
