@@ -2,117 +2,12 @@
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from errno import EIO
-from typing import Any
 
 import pytest
-from block_fakes import FakeDomain, FakeFront
+from block_world import SIZE, World, run
 
-from nooks.nook.block_data import DataPath
-from nooks.shadow.integrity import IntegrityMap
-from nooks.shadow.requests import RequestLog
-from nooks.shadow.write_log import WriteLog
 from nooks.xpc.block import DISCARD, FLUSH, READ, REPLY, REQUEST_BYTES_MAX, WRITE
-from nooks.xpc.errors import ProtocolError
-
-SIZE = 8 << 20
-
-
-class Told:
-    """A Listener that remembers."""
-
-    def __init__(self) -> None:
-        self.violations: list[str] = []
-        self.corruptions: list[Mapping[str, Any]] = []
-        self.refusals: list[tuple[Mapping[str, Any], str]] = []
-        self.errors: list[Mapping[str, Any]] = []
-        self.doubts: list[Mapping[str, Any]] = []
-        self.ended = 0
-
-    def violated(self, error: ProtocolError) -> None:
-        self.violations.append(str(error))
-
-    def corrupted(self, request: Mapping[str, Any]) -> None:
-        self.corruptions.append(request)
-
-    def refused(self, request: Mapping[str, Any], why: str) -> None:
-        self.refusals.append((request, why))
-
-    def doubted(self, request: Mapping[str, Any]) -> None:
-        self.doubts.append(request)
-
-    def device_error(self, request: Mapping[str, Any]) -> None:
-        self.errors.append(request)
-
-    def gone(self) -> None:
-        self.ended += 1
-
-
-class World:
-    """A data path with all that is around it."""
-
-    def __init__(self, *, doubting: bool = False) -> None:
-        self.disk = bytearray(SIZE)
-        self.front = FakeFront()
-        self.told = Told()
-        self.store = WriteLog.create(ring_bytes=8 << 20)
-        self.path = DataPath(RequestLog(self.store), self.store)
-        self.path.start(self.told)
-        self.path.serve(self.front, IntegrityMap(SIZE), doubting=doubting)
-        self.domains: list[FakeDomain] = []
-
-    async def driver_comes(self, *, held: bool = False, errors: Mapping[int, int] | None = None) -> FakeDomain:
-        domain = FakeDomain(self.disk, held=held)
-        domain.errors.update(errors or {})
-        self.domains.append(domain)
-        replaying = asyncio.ensure_future(self.path.replay(domain.link, write_through=False))
-        if not held:
-            await asyncio.wait_for(replaying, 10)
-        else:
-            replaying.add_done_callback(lambda future: future.cancelled() or future.exception())
-        return domain
-
-    def driver_dies(self, *, counts: bool = False) -> None:
-        self.path.lose(counts=counts)
-        self.domains[-1].die()
-
-    async def answer(self, handle: int) -> tuple[int, bytes]:
-        return await asyncio.to_thread(self.front.answer_to, handle)
-
-    async def until(self, holds: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
-        while not holds():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.005)
-
-    def close(self) -> None:
-        self.path.close()
-        for domain in self.domains:
-            if domain.link.region_fd >= 0:
-                domain.die()
-        self.store.close()
-        self.front.close()
-
-
-@asynccontextmanager
-async def world(*, doubting: bool = False) -> AsyncGenerator[World, None]:
-    made = World(doubting=doubting)
-    try:
-        yield made
-        assert made.front.twice == []
-    finally:
-        made.close()
-
-
-def run(test: Callable[[World], Awaitable[None]], *, doubting: bool = False) -> None:
-    async def within() -> None:
-        async with world(doubting=doubting) as made:
-            await test(made)
-
-    asyncio.run(within())
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -226,53 +121,6 @@ def test_errors_of_the_device_are_passed_on_and_told() -> None:
         assert world.told.violations == []
 
     run(test)
-
-
-@pytest.mark.parametrize("operation", [READ, WRITE, FLUSH])
-def test_an_error_that_is_doubted_is_no_answer_until_it_is_believed(operation: int) -> None:
-    async def test(world: World) -> None:
-        domain = await world.driver_comes()
-        domain.errors[operation] = 5
-        length = 0 if operation == FLUSH else 512
-        asked = world.front.ask(operation, 512, length, data=b"x" * length if operation == WRITE else b"")
-        await world.until(lambda: world.told.doubts)
-        assert not world.front.is_answered(asked)
-        assert world.told.errors == []
-        world.path.believe()
-        assert await world.answer(asked) == (EIO, b"")
-        await world.until(lambda: world.told.errors)
-        world.path.believe()  # nothing is left of it
-        assert len(world.told.errors) == 1
-
-    run(test, doubting=True)
-
-
-def test_an_error_that_a_driver_made_up_is_never_heard_of() -> None:
-    async def test(world: World) -> None:
-        domain = await world.driver_comes()
-        domain.errors[WRITE] = 121
-        writing = world.front.ask(WRITE, 4096, data=b"w" * 4096)
-        await world.until(lambda: world.told.doubts)
-        world.driver_dies(counts=True)
-        await world.driver_comes()
-        assert await world.answer(writing) == (0, b"")
-        assert await world.answer(world.front.ask(READ, 4096, 4096)) == (0, b"w" * 4096)
-        assert world.told.errors == []
-
-    run(test, doubting=True)
-
-
-def test_an_error_that_the_next_driver_tells_of_as_well_is_the_devices() -> None:
-    async def test(world: World) -> None:
-        await world.driver_comes(errors={READ: 5})
-        reading = world.front.ask(READ, 4096, 4096)
-        await world.until(lambda: world.told.doubts)
-        world.driver_dies(counts=True)
-        await world.driver_comes(errors={READ: 5})
-        assert await world.answer(reading) == (EIO, b"")
-        assert len(world.told.doubts) == 1
-
-    run(test, doubting=True)
 
 
 def test_a_read_that_differs_is_read_again_by_a_fresh_driver() -> None:
