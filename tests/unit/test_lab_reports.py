@@ -10,8 +10,9 @@ import pytest
 
 from nooks.host.errors import MachineError
 from nooks.lab import bed, bench_network, demo_network
+from nooks.lab.bare_guest import libraries
 from nooks.lab.bench_network import Figure
-from nooks.lab.by_hand import arguments_of, libraries
+from nooks.lab.by_hand import arguments_of
 from nooks.lab.complexity import lines_of_code, rooms
 from nooks.lab.demo_network import SIZE_BYTES, WAYS, Scene, summarize
 from nooks.lab.demo_screen import Screen

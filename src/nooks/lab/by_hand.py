@@ -5,25 +5,21 @@ The guest's init is a shell script with Debian's own ip, tc and insmod, taken fr
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 
 from nooks.device import model
 from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.drivers import find
 from nooks.endpoint.multiqueue import MultiQueueTap
-from nooks.host.errors import InputError, MachineError
+from nooks.host.errors import InputError
 from nooks.host.pace import slowness
 from nooks.host.process import run
-from nooks.image import kernel as kernels
-from nooks.image.cpio import CpioWriter
 from nooks.image.emulator import with_vfio_user
-from nooks.image.modules import ModuleTree
+from nooks.lab import bare_guest
 from nooks.lab.bed import Bed, address_peer, quiet_ipv6
 from nooks.lab.model_card import powered
 from nooks.lab.workers import Worker, worker
@@ -33,7 +29,6 @@ BOOT_SECONDS = 60.0
 MODULES = ("virtio_ring", "virtio", "virtio_pci", "virtio_net", "sch_ingress", "cls_matchall", "act_mirred")
 PROGRAMS = ("sh", "mount", "insmod", "ip", "tc", "sleep", "readlink")
 TAKEN_OVER = ("-accel", "-cpu", "-m", "-bios", "-append")
-_LIBRARY = re.compile(r"(/\S+) \(0x")
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc
@@ -72,31 +67,30 @@ async def wired_by_hand(
     row = find(driver)
     if not row.devices:
         raise InputError(f"{driver} has no device to measure with", "use a driver of 'nooks drivers'")
-    kernel = kernels.whole(kernels.resolve("debian", row.flavour))
-    modules = ModuleTree(kernel.modules, kernel.version).closure([*MODULES, row.module])
+    vmlinux, code = bare_guest.kernel_of(row, [*MODULES, row.module])
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-by-hand-")))
         mac = stack.enter_context(_host_tap(bed))
         card = stack.enter_context(_card(bed, parse_device(row.devices[0]), mac, folder))
         initramfs = folder / "initramfs.cpio"
-        build(initramfs, INIT, PROGRAMS, [(module.file_name, module.read()) for module in modules])
+        with initramfs.open("wb") as file:
+            bare_guest.build(file, INIT, PROGRAMS, code)
         size = domain_arguments["-m"]
         argv = [
-            *(*card.emulator.command(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *card.emulator.command(),
+            *bare_guest.arguments(vmlinux, initramfs, TAKEN_OVER, domain_arguments),
             *("-machine", "pc,usb=off,vmport=off,graphics=off,memory-backend=ram"),
             *("-object", f"memory-backend-memfd,id=ram,size={size},share={'on' if card.shared else 'off'}"),
-            *(part for option in TAKEN_OVER for part in (option, domain_arguments[option])),
-            *("-kernel", str(kernel.vmlinux), "-initrd", str(initramfs)),
-            *("-serial", "stdio", "-global", "pci-device.romfile="),
+            *("-global", "pci-device.romfile="),
             *("-netdev", f"tap,id=host,ifname={bed.nook},script=no,downscript=no,vhost=off"),
             *("-device", f"virtio-net-pci,netdev=host,mac={mac}"),
             *card.arguments,
         ]
-        async with worker("hand-wired guest", argv, new_session=True) as guest:
-            await guest.until_ready(BOOT_SECONDS * slowness())
+        async with worker("hand-wired guest", argv, new_session=True) as running:
+            await running.until_ready(BOOT_SECONDS * slowness())
             run(["ip", "link", "set", bed.wire, "netns", bed.netns])
             address_peer(bed)
-            yield guest, [guest.process.pid, *card.processes]
+            yield running, [running.process.pid, *card.processes]
 
 
 @dataclass(frozen=True)
@@ -147,50 +141,6 @@ def arguments_of(pid: int) -> dict[str, str]:
     """The options on the command line of a process, with the word that follows each."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     return {word: follower for word, follower in pairwise(words) if word.startswith("-")}
-
-
-def libraries(program: Path) -> list[Path]:
-    """The shared libraries (and loader) that a program of the host needs."""
-    return [Path(match) for match in _LIBRARY.findall(run(["ldd", str(program)]).stdout)]
-
-
-def build(
-    initramfs: Path,
-    init: str,
-    programs: Sequence[str],
-    modules: Sequence[tuple[str, bytes]],
-    *,
-    files: Sequence[Path] = (),
-    named: Mapping[str, Path] = MappingProxyType({}),
-) -> None:
-    """An initramfs of the shell script ``init``, programs of the host, and modules in their order.
-
-    Of the host's ``files`` each has the place that it has there, and ``named`` ones the place that is said; libraries
-    get those that they need. Raises MachineError if a program or file is missing.
-    """
-    content: dict[str, tuple[bytes, int]] = {"/init": (init.encode(), 0o755)}
-    for name in programs:
-        found = run(["sh", "-c", f"PATH=$PATH:/usr/sbin:/sbin command -v {name}"]).stdout.strip()
-        if not found.startswith("/"):
-            raise MachineError(f"{name} is missing", "run 'make setup'")
-        named = {**named, f"/bin/{name}": Path(found)}
-    for place, path in {**named, **{str(path): path for path in files}}.items():
-        if not path.exists():
-            raise MachineError(f"{path} is missing", "run 'make setup'")
-        content[place] = (path.read_bytes(), 0o755)
-        if content[place][0].startswith(b"\x7fELF"):
-            content |= {str(library): (library.read_bytes(), 0o755) for library in libraries(path)}
-    content |= {f"/modules/{name}": (code, 0o644) for name, code in modules}
-    content["/modules/order"] = ("".join(f"{name}\n" for name, _ in modules).encode(), 0o644)
-    with initramfs.open("wb") as file:
-        writer = CpioWriter(file)
-        for name in ("/dev", "/proc", "/sys"):
-            writer.directory(name)
-        writer.character_device("/dev/console", 5, 1)
-        writer.character_device("/dev/null", 1, 3, 0o666)
-        for name, (data, permissions) in content.items():
-            writer.regular(name, data, permissions)
-        writer.finish()
 
 
 def _delete(interface: str, netns: str | None) -> None:

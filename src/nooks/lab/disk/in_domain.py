@@ -15,9 +15,7 @@ from nooks.device.emulated import as_argument, drive, drive_buses
 from nooks.domain.qemu import GUEST_ARGUMENTS, MACHINE
 from nooks.drivers import find
 from nooks.host.errors import InputError, NooksError
-from nooks.image import kernel as kernels
-from nooks.image.modules import ModuleTree
-from nooks.lab.by_hand import build
+from nooks.lab import bare_guest
 from nooks.lab.workers import worker
 from nooks.spec import parse_device
 
@@ -87,18 +85,17 @@ async def guest_with(driver: str, medium: Path, domain_arguments: Mapping[str, s
     if not row.devices:
         raise InputError(f"{driver} has no device to measure with", "use a driver of 'nooks drivers'")
     device = parse_device(row.devices[0])
-    kernel = kernels.whole(kernels.resolve("debian", row.flavour))
-    modules = ModuleTree(kernel.modules, kernel.version).closure([*MODULES, *row.with_modules, row.module])
+    vmlinux, code = bare_guest.kernel_of(row, [*MODULES, *row.with_modules, row.module])
     with tempfile.TemporaryDirectory(prefix="nooks-in-domain-") as folder:
         initramfs, orders = Path(folder) / "initramfs.cpio", Path(folder) / "orders"
-        build(initramfs, INIT, PROGRAMS, [(module.file_name, module.read()) for module in modules])
+        with initramfs.open("wb") as file:
+            bare_guest.build(file, INIT, PROGRAMS, code)
         disk = drive(device.model, device.options, "medium", "unit")
         argv = [
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            "qemu-system-x86_64",
+            *bare_guest.arguments(vmlinux, initramfs, TAKEN_OVER, domain_arguments),
             *("-machine", MACHINE, "-m", MEMORY),
-            *(part for option in TAKEN_OVER for part in (option, domain_arguments[option])),
             *("-append", f"{GUEST_ARGUMENTS} console=ttyS0"),
-            *("-kernel", str(kernel.vmlinux), "-initrd", str(initramfs), "-serial", "stdio"),
             *("-chardev", f"socket,id=orders,path={orders},server=on,wait=off"),
             *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=orders,nr=1"),
             *("-blockdev", f"driver=file,node-name=file,filename={medium},aio=threads,cache.direct=on,discard=unmap"),

@@ -1,23 +1,18 @@
 """The first steps inside a lab machine: from an empty kernel to the host's root file system and a Python in it.
 
-A shell script with the host's own programs, as ``lab.by_hand`` has it; then ``inside`` takes over as process 1.
+A shell script with the host's own programs, as ``lab.bare_guest`` has it; then ``inside`` takes over as process 1.
 """
 
 import json
 import os
-import re
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nooks
-from nooks.host.errors import MachineError
-from nooks.host.process import run
-from nooks.image.cpio import CpioWriter
 from nooks.image.kernel import Kernel
-from nooks.image.modules import Module, ModuleTree
+from nooks.lab import bare_guest
 from nooks.lab.machine.arguments import CACHE_TAG, ROOT_TAG
 from nooks.lab.machine.wire import JOB
 
@@ -29,7 +24,7 @@ SOURCE = Path(nooks.__file__).parent.parent
 TRANSFER_BYTES = 512_000
 """What one 9p request may carry: the most that Linux takes over virtio."""
 
-_LIBRARY = re.compile(r"(/\S+) \(0x")
+FOLDERS = ("/lower", "/upper", "/root", "/whole")
 _HIDDEN = ("/tmp", "/run", "/dev", "/proc", "/sys")
 
 _INIT = f"""#!/bin/sh
@@ -76,7 +71,7 @@ exec switch_root /root {{python}} -ISB -X utf8 -c "$(read -r line < /nooks-lab/p
 """
 
 
-def build(file: Any, kernel: Kernel, job: Mapping[str, Any], cache: Path, needed: Iterable[Path]) -> None:  # noqa: ANN401
+def build(file: BinaryIO, kernel: Kernel, job: Mapping[str, Any], cache: Path, needed: Iterable[Path]) -> None:
     """Write the archive to a binary file.
 
     ``cache`` is the product's cache; ``needed`` are directories that must be there inside, wherever they are.
@@ -92,48 +87,13 @@ def build(file: Any, kernel: Kernel, job: Mapping[str, Any], cache: Path, needed
         "vmlinux": f"{kernel.vmlinux}\n",
         "program": f"{program}\n",
     }
-    writer = CpioWriter(file)
-    for name in ("/dev", "/proc", "/sys", "/lower", "/upper", "/root", "/whole"):
-        writer.directory(name)
-    writer.character_device("/dev/console", 5, 1)
-    writer.character_device("/dev/null", 1, 3, 0o666)
-    writer.regular("/init", _INIT.replace("{python}", str(interpreter)).encode(), 0o755)
-    for name, path in sorted(_programs().items()):
-        writer.regular(name, path.read_bytes(), 0o755)
-    order = modules(kernel)
-    for module in order:
-        writer.regular(f"/modules/{module.file_name}", module.read())
-    writer.regular("/modules/order", "".join(f"{module.file_name}\n" for module in order).encode())
-    for name, text in facts.items():
-        writer.regular(f"/nooks-lab/{name}", os.fsencode(text))
-    writer.regular(JOB, json.dumps(job).encode())
-    writer.finish()
-
-
-def modules(kernel: Kernel) -> list[Module]:
-    """The modules that lead to the root file system. Raises InputError if the kernel lacks one."""
-    return ModuleTree(kernel.modules, kernel.version).closure(MODULES)
+    init = _INIT.replace("{python}", str(interpreter))
+    texts = {f"/nooks-lab/{name}": os.fsencode(text) for name, text in facts.items()}
+    texts[JOB] = json.dumps(job).encode()
+    bare_guest.build(file, init, PROGRAMS, bare_guest.code_of(kernel, MODULES), folders=FOLDERS, texts=texts)
 
 
 def kept(paths: Iterable[Path]) -> list[Path]:
     """Those directories that the lab's own file systems (/tmp, /run) would hide; what is in /proc stays hidden."""
     found = {path for path in paths if path.parts[:2] in (("/", "tmp"), ("/", "run")) and len(path.parts) > 2}
     return sorted(path for path in found if not found.intersection(path.parents))
-
-
-def _programs() -> dict[str, Path]:
-    """The programs and their libraries by the names that they have in the initramfs."""
-    search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:/usr/bin:/bin"
-    found: dict[str, Path] = {}
-    for name in PROGRAMS:
-        path = shutil.which(name, path=search)
-        if path is None:
-            raise MachineError(f"{name} is missing", "run 'make setup'")
-        found[f"/bin/{name}"] = Path(path)
-    paths = [str(path) for path in found.values()]
-    return found | {library: Path(library) for library in _libraries(paths)}
-
-
-def _libraries(programs: list[str]) -> Iterator[str]:
-    """The shared libraries, and the loader, that programs of the host need."""
-    yield from dict.fromkeys(_LIBRARY.findall(run(["ldd", *programs]).stdout))

@@ -16,9 +16,7 @@ from typing import Any, NamedTuple
 from nooks.device.emulated import SOUND_LINE, as_argument, buses, sound_card
 from nooks.domain.qemu import GUEST_ARGUMENTS, MACHINE
 from nooks.drivers import find
-from nooks.image import kernel as kernels
-from nooks.image.modules import ModuleTree
-from nooks.lab.by_hand import build
+from nooks.lab import bare_guest
 from nooks.lab.processor import Window, of_processes
 from nooks.lab.sound.music import write_music
 from nooks.lab.workers import Worker, worker
@@ -104,19 +102,18 @@ async def _guest(
 ) -> AsyncGenerator[Worker, None]:
     row = find(driver)
     device = parse_device(row.devices[0])
-    kernel = kernels.whole(kernels.resolve("debian", row.flavour))
-    modules = ModuleTree(kernel.modules, kernel.version).closure([*row.with_modules, row.module])
+    vmlinux, code = bare_guest.kernel_of(row, [*row.with_modules, row.module])
     with tempfile.TemporaryDirectory(prefix="nooks-in-domain-") as folder:
         initramfs, music = Path(folder) / "initramfs.cpio", Path(folder) / "music"
         write_music(music, MUSIC_SECONDS * rate)
-        code = [(module.file_name, module.read()) for module in modules]
-        build(initramfs, INIT.format(rate=rate), PROGRAMS, code, files=[ALSA, MPG123], named={"/music": music})
+        files, named = [ALSA, MPG123], {"/music": music}
+        with initramfs.open("wb") as file:
+            bare_guest.build(file, INIT.format(rate=rate), PROGRAMS, code, files=files, named=named)
         argv = [
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            "qemu-system-x86_64",
+            *bare_guest.arguments(vmlinux, initramfs, TAKEN_OVER, domain_arguments),
             *("-machine", MACHINE, "-m", MEMORY),
-            *(part for option in TAKEN_OVER for part in (option, domain_arguments[option])),
             *("-append", f"{GUEST_ARGUMENTS} console=ttyS0"),
-            *("-kernel", str(kernel.vmlinux), "-initrd", str(initramfs), "-serial", "stdio"),
             *(*SOUND_LINE, *buses(device.model), *as_argument(sound_card(device.model, device.options))),
         ]
         async with worker("guest", argv, positions.add, new_session=True) as running:
