@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from nooks.endpoint.front import Front, FrontGone
-from nooks.nook.block_doubts import MISMATCHES, Doubts
+from nooks.nook.block_doubts import MISMATCHES, HeldErrors
 from nooks.nook.block_link import SMALL_BYTES, Link
 from nooks.nook.block_listener import NAMES, WAITING, Listener, facts_of
 from nooks.shadow.integrity import IntegrityMap
@@ -59,7 +59,7 @@ class DataPath:
         self._given_up = False
         self._ending = False
         self._paused = False
-        self._doubts = Doubts()
+        self._doubts = HeldErrors()
         self._scratch = memoryview(bytearray(REQUEST_BYTES_MAX))
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

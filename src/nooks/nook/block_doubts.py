@@ -9,7 +9,7 @@ MISMATCHES = 2
 _DOUBTED = (READ, WRITE, FLUSH)
 
 
-class Doubts:
+class HeldErrors:
     """Requests that were answered with an error for the first time. Of ``wanted`` False none is held back."""
 
     def __init__(self) -> None:
