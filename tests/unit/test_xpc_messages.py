@@ -40,6 +40,7 @@ SOUND: dict[str, Any] = {
     "playback": STREAM,
     "capture": None,
     "elements": {"mixer.master-playback-volume": {"count": 2, "low": 0, "high": 31, "items": []}},
+    "jacks": {"Headphone": False},
 }
 MIXED = {
     "playback.rate": 44100,
@@ -148,6 +149,8 @@ def test_missing_and_additional_keys(cls: type[Message], payload: dict[str, Any]
         ("rate", SOUND | {"playback": STREAM | {"rate": 0}}),
         ("format", SOUND | {"capture": STREAM | {"format": "s16_le"}}),
         ("elements", SOUND | {"elements": {"mixer.x": {"count": 0, "low": 0, "high": 1, "items": []}}}),
+        ("jacks", SOUND | {"jacks": {"Headphone": 1}}),
+        ("jacks", SOUND | {"jacks": {"x" * 65: True}}),
         ("refused", {"a": "x" * 501}),
     ],
 )

@@ -4,6 +4,7 @@ Layouts are in native mode (sizes and alignment of this interpreter), which are 
 ioctl's number carries the size of its struct, so a wrong layout is refused and not misread.
 """
 
+import ctypes
 import fcntl
 from struct import Struct, calcsize
 
@@ -79,7 +80,7 @@ RUNNING, XRUN = 3, 4
 _NAME_BYTES = 44
 ELEMENT_ID = Struct(f"@4I{_NAME_BYTES}sI")
 """numid, iface, device, subdevice, name, index"""
-IFACE_MIXER = 2
+IFACE_CARD, IFACE_MIXER = 0, 2
 BOOLEAN, INTEGER_VALUE, ENUMERATED = 1, 2, 3
 ACCESS_READ, ACCESS_WRITE, ACCESS_TLV_READ, ACCESS_INACTIVE = 1 << 0, 1 << 1, 1 << 4, 1 << 8
 VALUES_MAX = 128
@@ -104,5 +105,15 @@ element_list = Call(_WRITE | _READ, "U", 0x10, ELEMENT_LIST)
 element_info = Call(_WRITE | _READ, "U", 0x11, ELEMENT_INFO)
 element_read = Call(_WRITE | _READ, "U", 0x12, ELEMENT_VALUE)
 element_write = Call(_WRITE | _READ, "U", 0x13, ELEMENT_VALUE)
+subscribe_events = Call(_WRITE | _READ, "U", 0x16, Struct("@i"))
 TLV_READ_NUMBER = (_WRITE | _READ) << 30 | 8 << 16 | ord("U") << 8 | 0x1A
 """Its struct ends in an array that does not count for its size."""
+
+
+def element_ids(descriptor: int) -> "list[bytes]":
+    """The ids of a card's control elements, in its order. Raises OSError."""
+    count = ELEMENT_LIST.unpack(element_list(descriptor))[3]
+    ids = (ctypes.c_char * (ELEMENT_ID.size * max(count, 1)))()
+    listed = element_list(descriptor, ELEMENT_LIST.pack(0, count, 0, 0, ctypes.addressof(ids)))
+    used = ELEMENT_LIST.unpack(listed)[2]
+    return [ids[number * ELEMENT_ID.size : (number + 1) * ELEMENT_ID.size] for number in range(used)]

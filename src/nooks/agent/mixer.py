@@ -4,7 +4,6 @@ An element's key is ``mixer.`` and its name in lower case, words joined by dashe
 its index. Volumes and switches are lists of integers, one for each channel; choices are words.
 """
 
-import ctypes
 import fcntl
 import os
 from struct import Struct
@@ -91,7 +90,7 @@ class Element:
     def _item(self, descriptor: int, number: int) -> str:
         asked = alsa.ELEMENT_INFO.pack(self.identity, 0, 0, 0, 0, alsa.INFO_ITEM.pack(0, number, b""))
         description = alsa.ELEMENT_INFO.unpack(alsa.element_info(descriptor, asked))[5]
-        return _text(alsa.INFO_ITEM.unpack_from(description)[2])
+        return name_of(alsa.INFO_ITEM.unpack_from(description)[2])
 
 
 class Mixer:
@@ -111,7 +110,7 @@ class Mixer:
 
     def card(self) -> str:
         """The card's name."""
-        return _text(alsa.CARD_INFO.unpack(alsa.card_info(self.descriptor))[4])
+        return name_of(alsa.CARD_INFO.unpack(alsa.card_info(self.descriptor))[4])
 
     def read(self, keys: "list[str] | None" = None) -> "dict[str, Any]":
         """The present values, of all elements or those of ``keys`` that there are; what can't be read is left out."""
@@ -188,16 +187,11 @@ def _decibels(descriptor: int, numid: int) -> "tuple[int, int] | None":
 
 def _identities(descriptor: int) -> "list[tuple[bytes, str]]":
     """The mixer elements' ids with their keys, in the card's order."""
-    _, _, _, count, _ = alsa.ELEMENT_LIST.unpack(alsa.element_list(descriptor))
-    ids = (ctypes.c_char * (alsa.ELEMENT_ID.size * max(count, 1)))()
-    listed = alsa.element_list(descriptor, alsa.ELEMENT_LIST.pack(0, count, 0, 0, ctypes.addressof(ids)))
-    used = alsa.ELEMENT_LIST.unpack(listed)[2]
     found: list[tuple[bytes, str]] = []
-    for number in range(used):
-        identity = ids[number * alsa.ELEMENT_ID.size : (number + 1) * alsa.ELEMENT_ID.size]
+    for identity in alsa.element_ids(descriptor):
         _, iface, device, subdevice, name, index = alsa.ELEMENT_ID.unpack(identity)
         if iface == alsa.IFACE_MIXER and not device and not subdevice:
-            found.append((identity, _key(_text(name), index)))
+            found.append((identity, _key(name_of(name), index)))
     return found
 
 
@@ -207,6 +201,7 @@ def _key(name: str, index: int) -> str:
     return (_PREFIX + "-".join(words))[:64]
 
 
-def _text(content: bytes) -> str:
+def name_of(content: bytes) -> str:
+    """A name as the kernel gives it, in letters that can be shown."""
     text = content.partition(b"\0")[0].decode("ascii", "replace")
     return "".join(letter if letter.isprintable() else "?" for letter in text)

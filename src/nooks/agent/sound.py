@@ -9,6 +9,7 @@ import select
 import time
 
 from nooks.agent import interrupts, system
+from nooks.agent.jacks import Jacks
 from nooks.agent.mixer import Mixer
 from nooks.agent.pcm import Stream
 from nooks.agent.ports import find_port
@@ -35,7 +36,9 @@ class Sound:
         self._poller = select.epoll()
         self._port = Port(find_port(_PORT, _PORT_TIMEOUT_SECONDS), self._poller)
         self._card = ""
-        self._mixer: Mixer  # from bring_up on
+        self._mixer: Mixer  # from bring_up on, and the next
+        self._jacks: Jacks
+        self._plugged: dict[str, bool] = {}
         self._streams: dict[str, Stream] = {}
         self._configured: dict[str, dict[str, Any]] = {}
         self._playing: Playing | None = None
@@ -48,6 +51,8 @@ class Sound:
         self._card = f"card{number}"
         self._mixer = Mixer(f"{_NODES}/controlC{number}")
         self._mixer.make_audible()
+        self._jacks = Jacks(f"{_NODES}/controlC{number}")
+        self._poller.register(self._jacks.descriptor, select.EPOLLIN)
         appeared = time.monotonic()
         for direction, letter in _DIRECTIONS.items():
             self._open(direction, _nodes(number, letter))
@@ -104,7 +109,8 @@ class Sound:
         return self._poller.fileno()
 
     def events(self) -> "list[dict[str, Any]]":
-        """Moves samples; has nothing to tell by itself."""
+        """Moves samples; a ``changed`` event if something was plugged in or pulled out."""
+        changed = False
         for descriptor, events in self._poller.poll(0):
             if descriptor == self._port.descriptor:
                 self._serve(events)
@@ -112,7 +118,10 @@ class Sound:
                 self._playing.interrupted()
             elif self._recording is not None and descriptor == self._recording.descriptor:
                 self._recording.interrupted()
-        return []
+            elif descriptor == self._jacks.descriptor:
+                self._jacks.drain()
+                changed = self._jacks.read() != self._plugged
+        return [{"type": "changed", "state": self._state()}] if changed else []
 
     def _serve(self, events: int) -> None:
         for packet in self._port.ready(events):
@@ -174,7 +183,14 @@ class Sound:
             for direction in _DIRECTIONS
         }
         elements = {key: element.describe() for key, element in self._mixer.elements.items()} if whole else None
-        return {"class": "sound", "card": self._mixer.card(), **streams, "elements": elements}
+        self._plugged = self._jacks.read()
+        return {
+            "class": "sound",
+            "card": self._mixer.card(),
+            **streams,
+            "elements": elements,
+            "jacks": self._plugged,
+        }
 
     def _statistics(self) -> "dict[str, int]":
         found: dict[str, int] = {}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nooks.cli.options import Json, Name, OptionalName
-from nooks.cli.output import emit, seconds, table
+from nooks.cli.output import emit, seconds, table, words
 from nooks.cli.progress import TerminalProgress
 from nooks.host.errors import InputError
 
@@ -61,8 +61,8 @@ def status(name: OptionalName = None, json: Json = False) -> None:
 
 def _show_one(row: dict[str, Any]) -> None:
     for key, value in row.items():
-        text = seconds(value) if key.endswith("_seconds") and not isinstance(value, dict) else value
-        print(f"{key.removesuffix('_seconds').replace('_', ' '):<16} {'-' if text is None else text}")
+        text = words(value, seconds if key.endswith("_seconds") else str)
+        print(f"{key.removesuffix('_seconds').replace('_', ' '):<16} {text}")
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 TABLE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
@@ -39,6 +39,19 @@ def seconds(value: object) -> str:
     if not isinstance(value, int | float):
         return "-"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def words(value: object, item: Callable[[object], str] = str) -> str:
+    """A JSON value for people, on a line; ``item`` says how its innermost values are written."""
+    if value is None or value == {} or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {words(inner, item)}" for key, inner in cast("Mapping[str, object]", value).items())
+    if isinstance(value, list):
+        return ", ".join(words(inner, item) for inner in cast("list[object]", value))
+    return item(value)
 
 
 def _cell(value: object) -> str:

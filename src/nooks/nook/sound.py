@@ -242,7 +242,8 @@ class SoundSide:
 
         async def question(channel: Channel) -> CardState:
             reply = await channel.request(Read(), patience())
-            return CardState(reply.readback, _sound(reply.state), reply.statistics)
+            self._state = _sound(reply.state)
+            return CardState(reply.readback, self._state, reply.statistics)
 
         return await self._ask(question)
 
@@ -346,6 +347,7 @@ class SoundSide:
             "source": self.endpoint.source if self.endpoint.recorded is not None else None,
             "server": self.endpoint.address,
             "private_server": self.endpoint.private,
+            "jacks": self._state.jacks if self._state is not None else {},
         }
 
     def facts(self) -> dict[str, Any]:

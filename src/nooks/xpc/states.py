@@ -4,7 +4,7 @@ A state travels as an object whose ``class`` says which of STATES it is.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -88,7 +88,10 @@ class ElementState(Message):
 
 @dataclass(frozen=True)
 class SoundState(DeviceState):
-    """The card, its streams (None where it has none), and its mixer's elements by key where all was asked for."""
+    """The card, its streams (None where it has none), and its mixer's elements by key where all was asked for.
+
+    ``jacks``: whether something is plugged in, by the names of those that can tell.
+    """
 
     CLASS: ClassVar[str] = "sound"
     CHECKS: ClassVar[Mapping[str, Check[Any]]] = {
@@ -96,12 +99,14 @@ class SoundState(DeviceState):
         "playback": checks.optional(StreamState.parse),
         "capture": checks.optional(StreamState.parse),
         "elements": checks.optional(checks.mapping(setting_key, ElementState.parse, MAX_SETTINGS)),
+        "jacks": checks.mapping(checks.text(64), checks.boolean, 32),
     }
 
     card: str
     playback: StreamState | None
     capture: StreamState | None
     elements: dict[str, ElementState] | None = None
+    jacks: dict[str, bool] = field(default_factory=dict[str, bool])
 
 
 @dataclass(frozen=True)
