@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -51,13 +51,15 @@ class Writer:
         self._compare(random.choice(list(self._known)) if random.random() < 0.2 else at)
 
     def read_all(self) -> None:
-        """Compare all that was ever written. Raises OSError."""
-        for block in self._known:
-            self._compare(block)
+        """Compare all that was ever written, in long pieces. Raises OSError."""
+        for at, count in runs(sorted(self._known), max(_COUNTS)):
+            self._compare(at, count)
 
-    def _compare(self, block: int) -> None:
-        os.preadv(self._descriptor, [self._page[:BLOCK]], (self._first + block) * BLOCK)
-        self.errors += bytes(self._page[:BLOCK]) != self._content(block, self._known[block])
+    def _compare(self, at: int, count: int = 1) -> None:
+        os.preadv(self._descriptor, [self._page[: count * BLOCK]], (self._first + at) * BLOCK)
+        for number in range(count):
+            found = self._page[number * BLOCK : (number + 1) * BLOCK]
+            self.errors += bytes(found) != self._content(at + number, self._known[at + number])
 
     def _content(self, block: int, generation: int) -> bytes:
         seed = hashlib.sha256(f"{self._first + block} {generation}".encode()).digest()
@@ -108,6 +110,15 @@ class Work:
             if now - self._reported >= REPORT_SECONDS:
                 self.report(now)
                 self._reported = now
+
+
+def runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as pieces without a gap: the first, and how many."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1 or end - start == longest:
+            yield numbers[start], end - start
+            start = end
 
 
 def _size_of(path: Path) -> int:
