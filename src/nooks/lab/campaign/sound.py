@@ -20,7 +20,8 @@ from nooks.lab.gauge import Gauge
 from nooks.lab.meter import Meter
 from nooks.lab.product import Product
 from nooks.lab.sound.card_line import Line
-from nooks.lab.sound.hearing import breaks, passages
+from nooks.lab.sound.hearing import breaks, passages, without_first
+from nooks.lab.sound.music import FRAME_BYTES
 from nooks.lab.sound.recorder import Recorder, recorder
 from nooks.lab.sound.stage import Client, Stage, sink_rate
 
@@ -31,6 +32,11 @@ TAIL_SECONDS = 0.5
 
 WRONG_FRAMES = 256
 """So many frames from nowhere in the music are wrong, not an accident at a seam."""
+
+HELD_FRAMES = 1024
+"""QEMU holds back the end of what was played before (up to 802 frames were seen), and lets it out with the next."""
+
+_BEGINNING_BYTES = 64
 
 BROKEN_FRAMES = 9216
 """A recovery may lose or repeat a window of 6144 frames, a report and what QEMU's plugs hold."""
@@ -82,6 +88,7 @@ class SoundApplication:
 
 def wrongs(lines: dict[int, Line], music: bytes) -> list[str]:
     """What a listener would complain of."""
+    lines = _from_its_beginning(lines, music)
     found = passages(lines.items(), music)
     frames = [frame for line in lines.values() for frame in memoryview(line.played()).cast("I").tolist()]
     sounding = len(frames) - frames.count(0)
@@ -91,6 +98,19 @@ def wrongs(lines: dict[int, Line], music: bytes) -> list[str]:
         if abs(each.lost) > BROKEN_FRAMES:
             errors.append(f"{abs(each.lost)} frames {'lost' if each.lost > 0 else 'heard again'}")
     return errors
+
+
+def _from_its_beginning(lines: dict[int, Line], music: bytes) -> dict[int, Line]:
+    """Without the end of other music that the card still held when this one began."""
+    for pid, line in lines.items():
+        played = line.played()
+        at = played.find(music[:_BEGINNING_BYTES])
+        if at >= 0:
+            before = memoryview(played)[: at // FRAME_BYTES * FRAME_BYTES].cast("I").tolist()
+            if len(before) - before.count(0) > HELD_FRAMES:
+                return lines
+            return lines | {pid: replace(line, heard=without_first(line.heard, at))}
+    return lines
 
 
 class SoundSurroundings:

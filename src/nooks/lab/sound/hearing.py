@@ -4,7 +4,7 @@ And what a recorder got of the world's sound: where silence is in it, and whethe
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from nooks.lab.sound.card_line import Heard, Line
@@ -71,6 +71,17 @@ def breaks(found: Sequence[Passage]) -> list[Break]:
         lost = after.of - (furthest if changed else before.end)
         between.append(Break(before.ended, max(0.0, after.began - before.ended), lost, changed))
     return between
+
+
+def without_first(heard: Sequence[Heard], count: int) -> list[Heard]:
+    """What was heard, but for the first ``count`` bytes."""
+    left: list[Heard] = []
+    for piece in heard:
+        skipped = min(count, len(piece.samples))
+        count -= skipped
+        if skipped < len(piece.samples):
+            left.append(replace(piece, samples=piece.samples[skipped:]))
+    return left
 
 
 @dataclass(frozen=True)
