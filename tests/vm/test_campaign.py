@@ -93,6 +93,17 @@ def test_one_trial_of_a_disk_driver(bench: Bench) -> None:
     assert places[0] == places[1]
 
 
+def test_one_trial_of_a_sound_driver(bench: Bench) -> None:
+    words = ("campaign", "--driver", "intel8x0", "--seed", SEED, "--trial", "0", "--faults", "4", "--type", "nop")
+    record = bench.ok(*words)
+    assert record["verdict"] in VERDICTS
+    control = bench.ok(*words, "--native")
+    assert control["outcome"] in ("no-effect", "panic", "hang", "driver-failed")
+    assert control["workload"] == "a player in the same kernel"
+    places = [[(fault["module"], fault["offset"]) for fault in each["faults"]] for each in (record, control)]
+    assert places[0] == places[1]
+
+
 def beside(words: list[str]) -> subprocess.Popen[bytes]:
     """A dask command that goes on beside the test."""
     argv = [sys.executable, "-m", "dask", *words]

@@ -9,13 +9,14 @@ import contextlib
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nooks.host.errors import InputError
-from nooks.lab.campaign.classes import NativeSurroundings
+from nooks.device.emulated import sound_trial
+from nooks.image.payload import AGENT, Payload
+from nooks.lab.campaign.told import ToldApplication
 from nooks.lab.gauge import Gauge
 from nooks.lab.meter import Meter
 from nooks.lab.product import Product
@@ -24,6 +25,7 @@ from nooks.lab.sound.hearing import breaks, passages, without_first
 from nooks.lab.sound.music import FRAME_BYTES
 from nooks.lab.sound.recorder import Recorder, recorder
 from nooks.lab.sound.stage import Client, Stage, sink_rate
+from nooks.spec import Device
 
 MUSIC_SECONDS = 120.0
 LISTEN_SECONDS = 0.05
@@ -150,6 +152,58 @@ class SoundSurroundings:
                 music.unlink()
 
 
+class NativeSoundApplication(ToldApplication):
+    """``lab.sound.guest``'s player."""
+
+    LAST = "judged"
+
+    def errors(self) -> list[str]:
+        """What went wrong so far."""
+        return [self.gauge.broken] if self.gauge.broken else []
+
+
+class NativeSoundSurroundings:
+    """A guest's card, whose plugs lead nowhere."""
+
+    workload = "a player in the same kernel"
+    payload = Payload(
+        AGENT.root,
+        (*AGENT.packages, "nooks.lab.sound.guest", "nooks.lab.guest", "nooks.lab.content", "nooks.lab.meter"),
+        "nooks.lab.sound.guest",
+    )
+    writes_files = False
+
+    def __init__(self) -> None:
+        self.name = f"sound-{secrets.token_hex(2)}"
+
+    def remains(self) -> dict[str, list[str]]:
+        """Nothing."""
+        return {}
+
+    def hardware(self, device: Device) -> tuple[str, ...]:
+        """The card."""
+        return sound_trial(device.model, device.options)
+
+    def attachments(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def bring_up(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
+    def use(self, seed: int) -> dict[str, Any]:
+        """What decides the noise."""
+        return {"seed": seed}
+
+    def settle(self) -> None:
+        """A guest leaves nothing behind."""
+
+    def application(self, say: Callable[[bytes], None]) -> NativeSoundApplication:
+        """The player in a guest."""
+        return NativeSoundApplication(lambda: say(b"finish\n"))
+
+
 @contextlib.asynccontextmanager
 async def surroundings() -> AsyncGenerator[SoundSurroundings, None]:
     """The class's entry point."""
@@ -158,6 +212,7 @@ async def surroundings() -> AsyncGenerator[SoundSurroundings, None]:
             yield SoundSurroundings(ears, Path(folder))
 
 
-def native_surroundings() -> contextlib.AbstractAsyncContextManager[NativeSurroundings]:
-    """There are none: a player in the guest would need a sound server there. Raises InputError."""
-    raise InputError("sound drivers have no native controls", "leave --controls and --native out")
+@contextlib.asynccontextmanager
+async def native_surroundings() -> AsyncGenerator[NativeSoundSurroundings, None]:
+    """The class's entry point for native controls."""
+    yield NativeSoundSurroundings()
