@@ -34,7 +34,8 @@ LOAD_SECONDS = 3.0
 LOAD_WARM_SECONDS = 0.5
 CONNECTIONS = 4
 RTT_COUNT = 200
-RTT_INTERVAL_SECONDS = 0.01
+RTT_INTERVAL_SECONDS = 0.0107
+"""Out of step with the kernel's tick, at which it looks who is using a processor (/proc/stat)."""
 ECHO_PORT = 7
 IPERF_PORT = 5201
 _LISTENING = "0A"
