@@ -15,7 +15,9 @@ ELEMENTS = [
     (alsa.IFACE_CARD, b"Headphone Jack", 1),
     (alsa.IFACE_CARD, b"Something else", 0),
     (alsa.IFACE_MIXER, b"Mic Jack", 0),
+    (alsa.IFACE_CARD, b"PCM 0 Output also on Line-In Jack", 0),
 ]
+SWITCH = b"PCM 0 Output also on Line-In Jack"
 
 
 class Control:
@@ -25,7 +27,7 @@ class Control:
         os.mkfifo(path)
         self.path = str(path)
         self.writer = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        self.plugged = {(b"Headphone Jack", 0): 1, (b"Headphone Jack", 1): 0}
+        self.plugged = {(b"Headphone Jack", 0): 1, (b"Headphone Jack", 1): 0, (SWITCH, 0): 0}
         self.subscribed = 0
 
     def ids(self, descriptor: int) -> list[bytes]:
@@ -38,6 +40,11 @@ class Control:
             raise OSError
         return bytearray(alsa.ELEMENT_VALUE.pack(identity, 0, alsa.LONG.pack(value)))
 
+    def info(self, descriptor: int, identity: bytes) -> bytearray:
+        name = alsa.ELEMENT_ID.unpack(identity)[4].rstrip(b"\0")
+        access = alsa.ACCESS_READ | (alsa.ACCESS_WRITE if name == SWITCH else 0)
+        return bytearray(alsa.ELEMENT_INFO.pack(identity, alsa.BOOLEAN, access, 1, 0, b""))
+
     def subscribe(self, descriptor: int, content: bytes) -> bytearray:
         self.subscribed += 1
         return bytearray(content)
@@ -48,6 +55,7 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Control
     made = Control(tmp_path / "control")
     monkeypatch.setattr(alsa, "element_ids", made.ids)
     monkeypatch.setattr(alsa, "element_read", made.read)
+    monkeypatch.setattr(alsa, "element_info", made.info)
     monkeypatch.setattr(alsa, "subscribe_events", made.subscribe)
     yield made
     os.close(made.writer)

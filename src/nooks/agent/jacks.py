@@ -25,7 +25,9 @@ class Jacks:
         for identity in alsa.element_ids(self.descriptor):
             _, iface, _, _, name, index = alsa.ELEMENT_ID.unpack(identity)
             shown = name_of(name)
-            if iface == alsa.IFACE_CARD and shown.endswith(_SUFFIX) and len(self._identities) < _JACKS_MAX:
+            if iface != alsa.IFACE_CARD or not shown.endswith(_SUFFIX) or len(self._identities) >= _JACKS_MAX:
+                continue
+            if _only_tells(self.descriptor, identity):
                 key = shown.removesuffix(_SUFFIX) + (f" {index}" if index else "")
                 self._identities[key] = identity
         if self._identities:
@@ -49,3 +51,9 @@ class Jacks:
                 pass
         except OSError:
             pass  # read empty
+
+
+def _only_tells(descriptor: int, identity: bytes) -> bool:
+    """Whether an element is true or false and can't be set: snd-ens1370 has a switch that is called a jack."""
+    _, kind, access, _, _, _ = alsa.ELEMENT_INFO.unpack(alsa.element_info(descriptor, identity))
+    return kind == alsa.BOOLEAN and access & (alsa.ACCESS_READ | alsa.ACCESS_WRITE) == alsa.ACCESS_READ
