@@ -46,9 +46,10 @@ def arguments(vmlinux: Path, initramfs: Path, taken_over: Sequence[str], domain:
     ]
 
 
-def libraries(program: Path) -> list[Path]:
-    """The shared libraries (and loader) that a program of the host needs."""
-    return [Path(match) for match in _LIBRARY.findall(run(["ldd", str(program)]).stdout)]
+def libraries(*programs: Path) -> list[Path]:
+    """The shared libraries (and loader) that programs of the host need, each once."""
+    found = dict.fromkeys(_LIBRARY.findall(run(["ldd", *map(str, programs)]).stdout))
+    return [Path(library) for library in found]
 
 
 def build(
@@ -69,12 +70,14 @@ def build(
     """
     found = {f"/bin/{name}": _program(name) for name in programs}
     content: dict[str, tuple[bytes, int]] = {"/init": (init.encode(), 0o755)}
+    linked: list[Path] = []
     for place, path in {**found, **named, **{str(path): path for path in files}}.items():
         if not path.exists():
             raise MachineError(f"{path} is missing", "run 'make setup'")
         content[place] = (path.read_bytes(), 0o755)
         if content[place][0].startswith(b"\x7fELF"):
-            content |= {str(library): (library.read_bytes(), 0o755) for library in libraries(path)}
+            linked.append(path)
+    content |= {str(library): (library.read_bytes(), 0o755) for library in libraries(*linked)}
     content |= {f"/modules/{name}": (code, 0o644) for name, code in modules}
     content["/modules/order"] = ("".join(f"{name}\n" for name, _ in modules).encode(), 0o644)
     content |= {name: (text, 0o644) for name, text in texts.items()}
