@@ -10,6 +10,7 @@ from nooks.device.verdict import Problem, Verdict, examine
 from nooks.drivers import table
 from nooks.host.errors import StateError
 from nooks.host.paths import is_name
+from nooks.image.modules import canonical
 from nooks.nook import claims
 from nooks.spec import Spec, from_flags
 
@@ -47,8 +48,8 @@ def in_the_way(verdict: Verdict, *, force: bool) -> list[Problem]:
 
 def driver_of(verdict: Verdict) -> str:
     """What the device's driver is called in a specification: its row's name, or its module's."""
-    module = (verdict.module or "").replace("-", "_")
-    rows = (row for row in table().values() if row.module.replace("-", "_") == module)
+    module = canonical(verdict.module or "")
+    rows = (row for row in table().values() if canonical(row.module) == module)
     return next((row.name for row in rows if row.driver_class == verdict.driver_class), verdict.module or "")
 
 

@@ -14,6 +14,7 @@ from nooks.domain.maker import DomainMaker
 from nooks.domain.probe import working_accelerator
 from nooks.domain.qemu import Plan
 from nooks.host.pace import slowness
+from nooks.image.modules import canonical
 from nooks.nook.asking import surely
 from nooks.nook.incarnation import BootError, Incarnation, Listener
 from nooks.nook.plugging import CLAIM_SECONDS, EmulatedDevice, LateDevice, Plugging
@@ -110,10 +111,8 @@ class Plans:
 
 
 def _modules(image: dict[str, Any]) -> tuple[Module, ...]:
-    parameters = {name.replace("-", "_"): text for name, text in image["parameters"].items()}
-    return tuple(
-        Module(name, parameters.get(name.removesuffix(".ko").replace("-", "_"), "")) for name in image["load_order"]
-    )
+    parameters = {canonical(name): text for name, text in image["parameters"].items()}
+    return tuple(Module(name, parameters.get(canonical(name), "")) for name in image["load_order"])
 
 
 def _prepare(spec: Spec, image: dict[str, Any]) -> Prepare:

@@ -27,7 +27,7 @@ from nooks.host.errors import InputError, NooksError
 from nooks.host.pace import slowness
 from nooks.image import initramfs
 from nooks.image import kernel as kernels
-from nooks.image.modules import ModuleTree
+from nooks.image.modules import ModuleTree, canonical
 from nooks.lab.campaign.classes import NativeApplication, NativeSurroundings, class_of
 from nooks.lab.campaign.lane import OBSERVED_SECONDS, STALLED_SECONDS, WARM_UP_SECONDS, until_going
 from nooks.lab.campaign.order import Order, Outcome, Record, not_run
@@ -118,7 +118,11 @@ class ControlLane:
         name = self._guest_name()
         jail = jails.make(name)
         self._stack.callback(jail.close)
-        request = {"order": "bring_up", "parameters": {driver.module: driver.parameters}, **around.bring_up()}
+        request = {
+            "order": "bring_up",
+            "parameters": {canonical(driver.module): driver.parameters},
+            **around.bring_up(),
+        }
 
         async def bring_up(domain: Domain) -> dict[str, Any]:
             async with _Conversation(domain) as guest:
