@@ -33,10 +33,14 @@ class SoundGuest:
         with Mixer(str(_NODES / f"controlC{node.removeprefix('pcmC').partition('D')[0]}")) as mixer:
             mixer.make_audible()
         self._stream = Stream(str(_NODES / node), playback=True)
-        self._stream.configure({})
 
     def use(self, order: guest.Order, report: guest.Report, control: int) -> None:
-        """Play until something comes."""
+        """Play until something comes. Raises Unable, OSError.
+
+        The stream is prepared only now: a snapshot taken in between costs QEMU's sb16 its voice (its post_load opens
+        it again only while DMA runs), and the card then plays a whole buffer in no time, over and over.
+        """
+        self._stream.configure({})
         player = Player(self._stream, order["seed"])
         told: dict[str, Any] = {}
         while not told.get("broken"):
