@@ -70,9 +70,12 @@ def test_a_campaign_is_made_gone_on_with_and_interrupted(bench: Bench, tmp_path:
     assert "holds a campaign with seed 1, not 2" in other.stderr
 
 
-def test_one_trial_again(bench: Bench) -> None:
+def test_one_trial_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("campaign", "--driver", "e100", "--seed", SEED, "--trial", "3", "--faults", "2", "--type", "nop")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("NOOKS_LOG_DIR")  # the lab's own
     record = bench.ok(*words)
+    assert list(tmp_path.glob("nooks-*")) == []  # the worker was let come to its end
     assert (record["trial"], record["seed"]) == (3, 100003)
     assert [fault["type"] for fault in record["faults"]] == ["nop", "nop"]
     control = bench.ok(*words, "--native")

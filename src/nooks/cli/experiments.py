@@ -172,10 +172,18 @@ def bench_sound(
     play_seconds: Annotated[
         float | None, typer.Option("--seconds", metavar="SECONDS", min=5, max=14400, help="For how long it plays.")
     ] = None,
+    attach: AttachOption = None,
     json: Json = False,
 ) -> None:
-    """Play through a nook; measure gaps, latency and processor time at the card's plugs."""
-    result = _run("nooks.lab.sound.bench", {"driver": driver, "seconds": play_seconds, "json": json})
+    """Play through a nook; measure gaps, latency and processor time at the card's plugs.
+
+    With --attach an MP3 player plays on a real card, by the host's own driver and by a nook in turn: how long it takes,
+    and the whole machine's processor time.
+    """
+    if driver is not None and attach is not None:
+        raise InputError("--driver and --attach exclude each other", "a real card's driver is the host's")
+    options = {"driver": driver, "seconds": play_seconds, "attach": attach, "json": json}
+    result = _run("nooks.lab.sound.bench", options)
     columns = ("name", "unit", "native", "nook", "ratio")
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))

@@ -89,15 +89,15 @@ async def nook_on(bed: Bed, driver: str, *flags: str) -> AsyncGenerator[tuple[Pr
 
 
 @contextlib.contextmanager
-def own_logs() -> Generator[None, None, None]:
-    """Journals of the lab's nooks go where they vanish with them, unless NOOKS_LOG_DIR says where to."""
+def own_logs() -> Generator[str | None, None, None]:
+    """Journals of the lab's nooks go into a folder that vanishes with them, unless NOOKS_LOG_DIR says where to."""
     if _LOG_VARIABLE in os.environ:
-        yield
+        yield None
         return
     with tempfile.TemporaryDirectory(prefix="nooks-lab-") as folder:
         os.environ[_LOG_VARIABLE] = folder
         try:
-            yield
+            yield folder
         finally:
             del os.environ[_LOG_VARIABLE]
 

@@ -23,6 +23,7 @@ from nooks.lab.host_health import HostHealth
 from nooks.lab.running import run_lab
 from nooks.lab.sound.card_line import Line
 from nooks.lab.sound.hearing import Break, Passage, breaks, passages
+from nooks.lab.sound.music import write_mp3
 from nooks.lab.sound.stage import Client, Stage, stage
 from nooks.lab.sound.waveform import draw
 from nooks.lab.ways import DESCRIPTIONS, Failure, explain, fail
@@ -37,9 +38,6 @@ BREATH_SECONDS = 1.5
 END_SECONDS = 90.0
 TAIL_SECONDS = 1.0
 """What an application has played to its end is heard by then."""
-
-_RATE = 48000
-_CHIRP = "0.4*sin(2*PI*(200*t+40*t*t))|0.4*sin(2*PI*(3800*t-40*t*t))"
 
 
 @dataclass
@@ -94,8 +92,7 @@ async def _run(driver: str, picture: Path | None, console: Console) -> dict[str,
 def _chirp(folder: Path) -> tuple[Path, bytes]:
     """A chirp as MP3, and what mpg123 makes of it when it writes into a file."""
     mp3, decoded = folder / "chirp.mp3", folder / "chirp.wav"
-    source = f"aevalsrc={_CHIRP}:s={_RATE}:d={CHIRP_SECONDS}"
-    run_program(["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", source, "-b:a", "192k", str(mp3)])
+    write_mp3(mp3, CHIRP_SECONDS)
     run_program(["mpg123", "-q", "-w", str(decoded), str(mp3)])
     with wave.open(str(decoded)) as file:
         return mp3, file.readframes(file.getnframes())

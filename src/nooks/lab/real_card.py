@@ -82,7 +82,7 @@ async def attached(bed: Bed, card: RealCard, *flags: str) -> AsyncGenerator[tupl
             started = await product.attach(card.device, *flags)
             yield product, started
         finally:
-            await asyncio.shield(_detach(product))
+            await asyncio.shield(detach(product))
     await until_linked(card.interface)
 
 
@@ -103,7 +103,8 @@ def _is_one(path: Path) -> bool:
         return False
 
 
-async def _detach(product: Product) -> None:
+async def detach(product: Product) -> None:
+    """Give a nook's card back, by force if it must be. Raises NooksError if even that fails."""
     for force in (False, True):
         try:
             if nook_dir(product.name).exists():

@@ -111,9 +111,8 @@ def run_one(
 
     async def make() -> Record:
         async with contextlib.aclosing(LocalPool(1).run([order])) as results:
-            async for _, record in results:
-                return record
-        return not_run(order, "nobody made it")
+            records = [record async for _, record in results]  # to their end: the worker is killed else
+        return records[0] if records else not_run(order, "nobody made it")
 
     return run_lab(make())
 

@@ -45,11 +45,12 @@ class Lane:
         self._stack = contextlib.AsyncExitStack()
         self._nook = contextlib.AsyncExitStack()
         self._around: Surroundings
+        self._logs: str | None = None
         self._product: Product | None = None
 
     async def __aenter__(self) -> "Lane":
         try:
-            self._stack.enter_context(own_logs())
+            self._logs = self._stack.enter_context(own_logs())
             self._around = await self._stack.enter_async_context(class_of(self._driver).surroundings())
             self._stack.push_async_callback(self._nook.aclose)
         except BaseException:
@@ -62,7 +63,9 @@ class Lane:
 
     def remains(self) -> dict[str, list[str]]:
         """What would be left if this process were killed (``sweep``)."""
-        return {"nooks": [self._around.name], **self._around.remains()}
+        around = self._around.remains()
+        logs = [] if self._logs is None else [self._logs]
+        return {"nooks": [self._around.name], **around, "folders": [*around.get("folders", ()), *logs]}
 
     async def run(self, order: Order) -> Record:
         """Make one trial. Raises nothing but what ends the lane."""

@@ -18,7 +18,7 @@ from nooks.lab.figures import machine, quantiles
 from nooks.lab.processes import family_of
 from nooks.lab.processor import Window, of_processes
 from nooks.lab.running import run_lab
-from nooks.lab.sound import in_domain
+from nooks.lab.sound import in_domain, mp3_player
 from nooks.lab.sound.hearing import breaks, passages
 from nooks.lab.sound.live import latencies, speaking
 from nooks.lab.sound.stage import Stage, stage
@@ -34,9 +34,15 @@ DRY, CPU = "times that the card ran dry", "processor time of the nook"
 _SERVERS = ("pulseaudio", "pipewire")
 
 
-def run(driver: str = DRIVER, seconds: float = SECONDS, json: bool = False) -> dict[str, Any]:
-    """Play for ``seconds`` through a nook of ``driver``; then measure latency in both settings. CONTRACT's document."""
-    return run_lab(_run(driver, seconds, Console(stderr=True, quiet=json, highlight=False)))
+def run(
+    driver: str = DRIVER, seconds: float = SECONDS, json: bool = False, attach: str | None = None
+) -> dict[str, Any]:
+    """Play for ``seconds`` through a nook of ``driver``; then measure latency in both settings. CONTRACT's document.
+
+    With ``attach`` an MP3 player plays on a real card instead, by the host's driver and by a nook in turn.
+    """
+    console = Console(stderr=True, quiet=json, highlight=False)
+    return run_lab(_run(driver, seconds, console) if attach is None else mp3_player.run(attach, seconds, console))
 
 
 BASELINE_SECONDS = 60.0
