@@ -153,7 +153,7 @@ def test_what_a_campaign_is_told_of_a_disk() -> None:
 
 def test_the_program_of_a_campaign_finds_what_changed_under_it(tmp_path: Path) -> None:
     async def run() -> None:
-        async with surroundings() as around:
+        async with surroundings("ide-disk") as around:
             medium = tmp_path / "medium"
             medium.write_bytes(bytes(8 << 20))
             await around.started({"block_device": str(medium)})
@@ -170,7 +170,7 @@ def test_the_program_of_a_campaign_finds_what_changed_under_it(tmp_path: Path) -
 
 def test_the_medium_of_a_worker_that_died_is_swept_away() -> None:
     async def run() -> None:
-        async with surroundings() as around:
+        async with surroundings("ide-disk") as around:
             (folder,) = around.remains()["folders"]
             assert str(Path(folder, "disk.img")) in around.flags()
             sweep("nobody's", around.remains())

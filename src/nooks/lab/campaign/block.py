@@ -123,8 +123,9 @@ class NativeDiskSurroundings:
 
 
 @contextlib.asynccontextmanager
-async def surroundings() -> AsyncGenerator[DiskSurroundings, None]:
+async def surroundings(driver: str) -> AsyncGenerator[DiskSurroundings, None]:
     """The class's entry point."""
+    del driver  # all of them have the same
     with tempfile.TemporaryDirectory(prefix="nooks-campaign-", dir=_MEMORY, ignore_cleanup_errors=True) as folder:
         yield DiskSurroundings(Path(folder))
 

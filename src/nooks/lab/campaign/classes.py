@@ -120,8 +120,8 @@ class DriverClass(Protocol):
         """Make what is around a guest, for the block."""
         ...
 
-    def surroundings(self) -> AbstractAsyncContextManager[Surroundings]:
-        """Make them, for the block."""
+    def surroundings(self, driver: str) -> AbstractAsyncContextManager[Surroundings]:
+        """Make what is around a nook of this driver, for the block."""
         ...
 
 

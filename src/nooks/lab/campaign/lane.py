@@ -51,7 +51,7 @@ class Lane:
     async def __aenter__(self) -> "Lane":
         try:
             self._logs = self._stack.enter_context(own_logs())
-            self._around = await self._stack.enter_async_context(class_of(self._driver).surroundings())
+            self._around = await self._stack.enter_async_context(class_of(self._driver).surroundings(self._driver))
             self._stack.push_async_callback(self._nook.aclose)
         except BaseException:
             await self._stack.aclose()

@@ -24,7 +24,7 @@ from nooks.lab.sound.card_line import Line
 from nooks.lab.sound.hearing import breaks, passages, without_first
 from nooks.lab.sound.music import FRAME_BYTES
 from nooks.lab.sound.recorder import Recorder, recorder
-from nooks.lab.sound.stage import Client, Stage, sink_rate
+from nooks.lab.sound.stage import Client, Stage, plugged, sink_rate
 from nooks.spec import Device
 
 MUSIC_SECONDS = 120.0
@@ -120,19 +120,20 @@ class SoundSurroundings:
 
     workload = "paplay, heard at the card's plugs"
 
-    def __init__(self, ears: Recorder, folder: Path) -> None:
+    def __init__(self, ears: Recorder, folder: Path, flags: list[str]) -> None:
         self.name = f"lab-{secrets.token_hex(2)}"
         self._ears = ears
         self._folder = folder
+        self._flags = flags
         self._stage: Stage | None = None
 
     def remains(self) -> dict[str, list[str]]:
-        """Nothing but the nook."""
-        return {}
+        """Where music is written, and where the ears listen."""
+        return {"folders": [str(self._folder), str(self._ears.path.parent)]}
 
     def flags(self) -> list[str]:
         """Where the card's plugs lead."""
-        return ["--line", f"unix:{self._ears.path}"]
+        return self._flags
 
     async def started(self, document: dict[str, Any]) -> None:
         """Find the sink."""
@@ -205,11 +206,11 @@ class NativeSoundSurroundings:
 
 
 @contextlib.asynccontextmanager
-async def surroundings() -> AsyncGenerator[SoundSurroundings, None]:
+async def surroundings(driver: str) -> AsyncGenerator[SoundSurroundings, None]:
     """The class's entry point."""
     with tempfile.TemporaryDirectory(prefix="nooks-campaign-") as folder:
-        async with recorder() as ears:
-            yield SoundSurroundings(ears, Path(folder))
+        async with recorder() as ears, plugged(driver, (), ears, Path(folder)) as flags:
+            yield SoundSurroundings(ears, Path(folder), flags)
 
 
 @contextlib.asynccontextmanager

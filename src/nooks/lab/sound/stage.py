@@ -120,12 +120,7 @@ async def stage(driver: str, *flags: str, line: bool = True) -> AsyncGenerator[S
     with own_logs(), tempfile.TemporaryDirectory(prefix="nooks-stage-") as folder:
         async with contextlib.AsyncExitStack() as stack:
             ears = await stack.enter_async_context(recorder())
-            lined = ["--line", f"unix:{ears.path}"] if line else []
-            model = model_of(driver, flags)
-            if model is not None:
-                plug = Path(folder) / "played.wav"
-                await stack.enter_async_context(following(plug, ears))
-                lined = ["--device", f"{model},play={plug}"]
+            lined = await stack.enter_async_context(plugged(driver, flags, ears, Path(folder), line=line))
             try:
                 started = await product.start("--driver", driver, *flags, *lined)
                 made = Stage(product, started, ears, Path(folder))
@@ -133,6 +128,20 @@ async def stage(driver: str, *flags: str, line: bool = True) -> AsyncGenerator[S
                 yield made
             finally:
                 await asyncio.shield(_stop(product))
+
+
+@contextlib.asynccontextmanager
+async def plugged(
+    driver: str, flags: Sequence[str], ears: Recorder, folder: Path, *, line: bool = True
+) -> AsyncGenerator[list[str], None]:
+    """What ``nooks start`` is to be told for the ears to hear the card, for the block. A model writes into a file."""
+    model = model_of(driver, flags)
+    if model is None:
+        yield ["--line", f"unix:{ears.path}"] if line else []
+        return
+    plug = folder / "played.wav"
+    async with following(plug, ears):
+        yield ["--device", f"{model},play={plug}"]
 
 
 def model_of(driver: str, flags: Sequence[str]) -> str | None:
