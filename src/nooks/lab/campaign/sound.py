@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nooks.device.emulated import sound_trial
+from nooks.device.emulated import SOUND_LINE_FRAMES, sound_trial
 from nooks.image.payload import AGENT, Payload
 from nooks.lab.campaign.told import ToldApplication
 from nooks.lab.gauge import Gauge
@@ -35,8 +35,8 @@ TAIL_SECONDS = 0.5
 WRONG_FRAMES = 256
 """So many frames from nowhere in the music are wrong, not an accident at a seam."""
 
-HELD_FRAMES = 1024
-"""QEMU holds back the end of what was played before (up to 802 frames were seen), and lets it out with the next."""
+HELD_FRAMES = SOUND_LINE_FRAMES
+"""QEMU holds back the end of what was played before, and lets it out with the next."""
 
 _BEGINNING_BYTES = 64
 
@@ -92,7 +92,7 @@ def wrongs(lines: dict[int, Line], music: bytes) -> list[str]:
     """What a listener would complain of."""
     lines = _from_its_beginning(lines, music)
     found = passages(lines.items(), music)
-    frames = [frame for line in lines.values() for frame in memoryview(line.played()).cast("I").tolist()]
+    frames = [frame for line in lines.values() for frame in _frames(line.played())]
     sounding = len(frames) - frames.count(0)
     strange = sounding - sum(each.end - each.of for each in found)
     errors = [f"{strange} frames that nobody played"] if strange > WRONG_FRAMES else []
@@ -108,11 +108,16 @@ def _from_its_beginning(lines: dict[int, Line], music: bytes) -> dict[int, Line]
         played = line.played()
         at = played.find(music[:_BEGINNING_BYTES])
         if at >= 0:
-            before = memoryview(played)[: at // FRAME_BYTES * FRAME_BYTES].cast("I").tolist()
+            before = _frames(played[:at])
             if len(before) - before.count(0) > HELD_FRAMES:
                 return lines
             return lines | {pid: replace(line, heard=without_first(line.heard, at))}
     return lines
+
+
+def _frames(samples: bytes) -> list[int]:
+    """As numbers, without what is left of one at the end."""
+    return memoryview(samples)[: len(samples) // FRAME_BYTES * FRAME_BYTES].cast("I").tolist()
 
 
 class SoundSurroundings:

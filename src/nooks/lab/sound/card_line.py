@@ -17,10 +17,11 @@ _PATH, _INTERFACE = "/org/qemu/Display1/Audio", "org.qemu.Display1.Audio"
 
 @dataclass(frozen=True)
 class Heard:
-    """Samples that came out of a card, and when: seconds of CLOCK_MONOTONIC."""
+    """Samples that came out of a card, and when: seconds of CLOCK_MONOTONIC. A card may be set to other frames."""
 
     when: float
     samples: bytes
+    frame_bytes: int = 4
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Line:
 
     def _out(self, message: Message) -> None:
         if message.member == "Write":
-            self.heard.append(Heard(time.monotonic(), message.body[1]))
+            self.heard.append(Heard(time.monotonic(), message.body[1], self.out.frame_bytes))
         else:
             _follow(self.out, message)
 

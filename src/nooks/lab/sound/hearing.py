@@ -50,10 +50,11 @@ def passages(lines: Iterable[tuple[int, Line]], original: bytes) -> list[Passage
     found: list[Passage] = []
     expected = 0
     for pid, line in sorted(lines, key=lambda each: _first_time(each[1])):
-        samples = line.played()
-        if line.out.frame_bytes != FRAME_BYTES or not samples.strip(b"\0"):
+        heard = [piece for piece in line.heard if piece.frame_bytes == FRAME_BYTES]
+        samples = b"".join(piece.samples for piece in heard)
+        if not samples.strip(b"\0"):
             continue
-        times = _Times(line.heard, line.out.rate)
+        times = _Times(heard, line.out.rate)
         for each in _joined(stretches(samples, original, FRAME_BYTES, expected)):
             expected = each.of + each.length
             ended = times.of(each.end - 1) + 1 / line.out.rate
