@@ -13,9 +13,7 @@ from random import Random
 
 import pytest
 
-from nooks.host.errors import InputError
 from nooks.lab.campaign.block import DiskApplication, surroundings
-from nooks.lab.campaign.classes import class_of
 from nooks.lab.campaign.sweep import sweep
 from nooks.lab.disk import archive, database, postgres, raw
 from nooks.lab.disk.recovery import Trial, document
@@ -179,6 +177,15 @@ def test_the_medium_of_a_worker_that_died_is_swept_away() -> None:
     asyncio.run(run())
 
 
-def test_a_drive_that_only_reads_has_no_campaign() -> None:
-    with pytest.raises(InputError, match="no workload for ide-cd, which only reads"):
-        class_of("ide-cd")
+def test_a_drive_is_only_read_and_its_medium_is_filled_before() -> None:
+    async def run() -> None:
+        async with surroundings("ide-cd") as around:
+            medium = around.flags()[-1]
+            Path(medium).chmod(0o400)
+            await around.started({"block_device": medium})
+            async with around.application(1) as application:
+                while application.gauge.received < 100:
+                    await asyncio.sleep(0.01)
+                assert await application.finish(60.0) == []
+
+    asyncio.run(run())

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nooks.lab.disk.raw import BLOCK, Writer, runs
+from nooks.lab.disk.raw import BLOCK, Reader, Writer, fill, runs
 
 BLOCKS = 512
 
@@ -40,3 +40,18 @@ def test_each_block_that_is_not_what_was_written_counts(tmp_path: Path) -> None:
             os.pwrite(file.fileno(), b"wrong", block * BLOCK + 100)
     writer.read_all()
     assert writer.errors == 3
+
+
+def test_what_only_reads_knows_what_it_is_to_find(tmp_path: Path) -> None:
+    path = tmp_path / "medium"
+    with path.open("wb") as file:
+        fill(file.fileno(), 2 * BLOCKS * BLOCK)
+    content = path.read_bytes()
+    reader = Reader(path, BLOCKS, BLOCKS, seed=1)
+    for _ in range(40):
+        reader.step()
+    assert reader.errors == 0
+    assert path.read_bytes() == content
+    path.write_bytes(content[BLOCK:] + content[:BLOCK])
+    reader.step()
+    assert reader.errors > 0

@@ -1,4 +1,7 @@
-"""The class block in a campaign: a disk in memory, and a program that writes past the page cache, reads, compares."""
+"""The class block in a campaign: a disk in memory, and a program that writes past the page cache, reads, compares.
+
+A drive's medium is filled before, and only read.
+"""
 
 import contextlib
 import os
@@ -8,13 +11,17 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
+from nooks import drivers
 from nooks.device.emulated import as_argument, drive, drive_buses
 from nooks.image.payload import AGENT, Payload
 from nooks.lab.campaign.told import ToldApplication
+from nooks.lab.disk.raw import fill
 from nooks.lab.workers import python, worker
-from nooks.spec import Device
+from nooks.nook.block_tray import is_drive
+from nooks.spec import Device, parse_device
 
-WORKLOAD = "four threads that write past the page cache, flush, and compare what they read"
+WRITING = "four threads that write past the page cache, flush, and compare what they read"
+READING = "four threads that read past the page cache, and compare"
 SIZE_BYTES = 256 << 20
 _MEMORY = Path("/dev/shm")
 
@@ -33,15 +40,15 @@ class DiskApplication(ToldApplication):
 class DiskSurroundings:
     """A medium in ``folder``."""
 
-    workload = WORKLOAD
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, reads_only: bool) -> None:
         self.name = f"disk-{os.urandom(2).hex()}"
+        self.workload = READING if reads_only else WRITING
         self._folder = folder
         self._medium = folder / "disk.img"
         self._device = ""
+        self._more = ["--reads-only"] if reads_only else []
         with self._medium.open("wb") as file:
-            file.truncate(SIZE_BYTES)
+            _prepare(file.fileno(), reads_only=reads_only)
 
     def remains(self) -> dict[str, list[str]]:
         """The medium."""
@@ -58,7 +65,7 @@ class DiskSurroundings:
     @contextlib.asynccontextmanager
     async def application(self, seed: int) -> AsyncGenerator[DiskApplication, None]:
         """The program, on the host."""
-        command = python("nooks.lab.disk.raw", "--path", self._device, "--seed", seed & 0xFFFFFFFF)
+        command = python("nooks.lab.disk.raw", "--path", self._device, "--seed", seed & 0xFFFFFFFF, *self._more)
         application = DiskApplication()
         async with worker("disk user", command, application.add) as running:
             application.tell = lambda: running.process.send_signal(signal.SIGTERM)
@@ -68,7 +75,6 @@ class DiskSurroundings:
 class NativeDiskSurroundings:
     """A guest's disk, in memory."""
 
-    workload = WORKLOAD
     payload = Payload(
         AGENT.root,
         (
@@ -83,10 +89,12 @@ class NativeDiskSurroundings:
     )
     writes_files = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_only: bool) -> None:
         self.name = f"disk-{os.urandom(2).hex()}"
+        self.workload = READING if reads_only else WRITING
+        self._reads_only = reads_only
         self.medium = os.memfd_create("nooks-medium", os.MFD_CLOEXEC)
-        os.ftruncate(self.medium, SIZE_BYTES)
+        _prepare(self.medium, reads_only=reads_only)
 
     def remains(self) -> dict[str, list[str]]:
         """Nothing: the medium ends with who uses it."""
@@ -112,7 +120,7 @@ class NativeDiskSurroundings:
 
     def use(self, seed: int) -> dict[str, Any]:
         """What decides the program's way."""
-        return {"seed": seed & 0xFFFFFFFF}
+        return {"seed": seed & 0xFFFFFFFF, "reads_only": self._reads_only}
 
     def settle(self) -> None:
         """Whatever is on the medium, the program compares only what it wrote itself."""
@@ -125,16 +133,25 @@ class NativeDiskSurroundings:
 @contextlib.asynccontextmanager
 async def surroundings(driver: str) -> AsyncGenerator[DiskSurroundings, None]:
     """The class's entry point."""
-    del driver  # all of them have the same
     with tempfile.TemporaryDirectory(prefix="nooks-campaign-", dir=_MEMORY, ignore_cleanup_errors=True) as folder:
-        yield DiskSurroundings(Path(folder))
+        yield DiskSurroundings(Path(folder), reads_only=_reads_only(driver))
 
 
 @contextlib.asynccontextmanager
-async def native_surroundings() -> AsyncGenerator[NativeDiskSurroundings, None]:
+async def native_surroundings(driver: str) -> AsyncGenerator[NativeDiskSurroundings, None]:
     """The class's entry point for native controls."""
-    around = NativeDiskSurroundings()
+    around = NativeDiskSurroundings(reads_only=_reads_only(driver))
     try:
         yield around
     finally:
         os.close(around.medium)
+
+
+def _prepare(medium: int, *, reads_only: bool) -> None:
+    os.ftruncate(medium, SIZE_BYTES)
+    if reads_only:
+        fill(medium, SIZE_BYTES)
+
+
+def _reads_only(driver: str) -> bool:
+    return any(is_drive(parse_device(device)) for device in drivers.find(driver).devices[:1])

@@ -9,8 +9,7 @@ from nooks import drivers
 from nooks.host.errors import InputError
 from nooks.image.payload import Payload
 from nooks.lab.gauge import Gauge
-from nooks.nook.block_tray import is_drive
-from nooks.spec import Device, parse_device
+from nooks.spec import Device
 
 _MODULES = {
     "network": "nooks.lab.campaign.network",
@@ -116,8 +115,8 @@ class NativeSurroundings(Protocol):
 class DriverClass(Protocol):
     """A class's module."""
 
-    def native_surroundings(self) -> AbstractAsyncContextManager[NativeSurroundings]:
-        """Make what is around a guest, for the block."""
+    def native_surroundings(self, driver: str) -> AbstractAsyncContextManager[NativeSurroundings]:
+        """Make what is around a guest with this driver, for the block."""
         ...
 
     def surroundings(self, driver: str) -> AbstractAsyncContextManager[Surroundings]:
@@ -131,7 +130,5 @@ def class_of(driver: str) -> DriverClass:
     name = row.driver_class
     if name not in _MODULES:
         raise InputError(f"there is no workload for {name} drivers yet", "choose a driver of another class")
-    if any(is_drive(parse_device(device)) for device in row.devices[:1]):
-        raise InputError(f"there is no workload for {driver}, which only reads", "choose a disk's driver")
     module: Any = importlib.import_module(_MODULES[name])
     return module

@@ -66,7 +66,9 @@ class ControlLane:
 
     async def __aenter__(self) -> "ControlLane":
         try:
-            self._around = await self._stack.enter_async_context(class_of(self._driver.name).native_surroundings())
+            self._around = await self._stack.enter_async_context(
+                class_of(self._driver.name).native_surroundings(self._driver.name)
+            )
             await self._prepare()
         except BaseException:
             await self._stack.aclose()

@@ -160,8 +160,9 @@ class NativeNetworkSurroundings:
 
 
 @contextlib.asynccontextmanager
-async def native_surroundings() -> AsyncGenerator[NativeNetworkSurroundings, None]:
+async def native_surroundings(driver: str) -> AsyncGenerator[NativeNetworkSurroundings, None]:
     """The class's entry point for native controls."""
+    del driver  # all of them have the same
     bed = dataclasses.replace(beds.plan(), peer=_FAR_END)
     async with beds.far_end(bed):
         wire = await Wire.open(parse_wire(f"tap:{bed.wire}@{bed.netns}"))

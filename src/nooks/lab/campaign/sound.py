@@ -219,6 +219,7 @@ async def surroundings(driver: str) -> AsyncGenerator[SoundSurroundings, None]:
 
 
 @contextlib.asynccontextmanager
-async def native_surroundings() -> AsyncGenerator[NativeSoundSurroundings, None]:
+async def native_surroundings(driver: str) -> AsyncGenerator[NativeSoundSurroundings, None]:
     """The class's entry point for native controls."""
+    del driver  # all of them have the same
     yield NativeSoundSurroundings()

@@ -27,7 +27,7 @@ class DiskGuest:
 
     def use(self, order: guest.Order, report: guest.Report, control: int) -> None:
         """Write, read and compare."""
-        work = Work(self._path, order["seed"], report)
+        work = Work(self._path, order["seed"], report, reads_only=order["reads_only"])
         work.report(time.time())
         listening = threading.Thread(target=_listen, args=(work.ending, control))
         listening.start()

@@ -2,7 +2,7 @@
 
 Four threads, each in a part of its own. Writes JSON lines in the form of ``meter`` (progress in operations);
 ``errors`` counts blocks that are not what was written last. On SIGTERM all of them are read once more. Any other
-error is told and is the end. Standard library only.
+error is told and is the end. What only reads finds what ``fill`` wrote. Standard library only.
 """
 
 import argparse
@@ -25,25 +25,54 @@ THREADS = 4
 _COUNTS = (1, 1, 1, 4, 16, 64)
 
 
-class Writer:
-    """One thread's part: ``blocks`` from ``first`` on; ``known`` is the generation of each that was written."""
+class Reader:
+    """One thread's part: ``blocks`` from ``first`` on, all of generation 0 but for those that are ``known``."""
+
+    ACCESS = os.O_RDONLY
 
     def __init__(self, path: Path, first: int, blocks: int, seed: int) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
+        self._descriptor = os.open(path, self.ACCESS | os.O_DIRECT)
         self._page = memoryview(mmap.mmap(-1, max(_COUNTS) * BLOCK))
         self._first, self._blocks = first, blocks
         self._random = Random(seed + first)
-        self._generation = 0
         self._known: dict[int, int] = {}
         self.errors = 0
 
     def step(self) -> None:
+        """Read something. Raises OSError."""
+        self._compare(*self._place())
+
+    def read_all(self) -> None:
+        """Nothing is left to be compared."""
+
+    def _place(self) -> tuple[int, int]:
+        """Some blocks: the first, and how many."""
+        count = self._random.choice(_COUNTS)
+        return self._random.randrange(self._blocks - count), count
+
+    def _compare(self, at: int, count: int = 1) -> None:
+        os.preadv(self._descriptor, [self._page[: count * BLOCK]], (self._first + at) * BLOCK)
+        for number in range(count):
+            found = self._page[number * BLOCK : (number + 1) * BLOCK]
+            block = at + number
+            self.errors += bytes(found) != content(self._first + block, self._known.get(block, 0))
+
+
+class Writer(Reader):
+    """Writes as well; what it wrote is ``known`` by its generation."""
+
+    ACCESS = os.O_RDWR
+
+    def __init__(self, path: Path, first: int, blocks: int, seed: int) -> None:
+        super().__init__(path, first, blocks, seed)
+        self._generation = 0
+
+    def step(self) -> None:
         """Write, sometimes flush, and read something back. Raises OSError."""
-        random, count = self._random, self._random.choice(_COUNTS)
-        at = random.randrange(self._blocks - count)
+        random, (at, count) = self._random, self._place()
         self._generation += 1
         for number in range(count):
-            self._page[number * BLOCK : (number + 1) * BLOCK] = self._content(at + number, self._generation)
+            self._page[number * BLOCK : (number + 1) * BLOCK] = content(self._first + at + number, self._generation)
         os.pwritev(self._descriptor, [self._page[: count * BLOCK]], (self._first + at) * BLOCK)
         self._known.update(dict.fromkeys(range(at, at + count), self._generation))
         if random.random() < 0.05:
@@ -55,24 +84,29 @@ class Writer:
         for at, count in runs(sorted(self._known), max(_COUNTS)):
             self._compare(at, count)
 
-    def _compare(self, at: int, count: int = 1) -> None:
-        os.preadv(self._descriptor, [self._page[: count * BLOCK]], (self._first + at) * BLOCK)
-        for number in range(count):
-            found = self._page[number * BLOCK : (number + 1) * BLOCK]
-            self.errors += bytes(found) != self._content(at + number, self._known[at + number])
 
-    def _content(self, block: int, generation: int) -> bytes:
-        seed = hashlib.sha256(f"{self._first + block} {generation}".encode()).digest()
-        return seed * (BLOCK // len(seed))
+def content(block: int, generation: int) -> bytes:
+    """What such a block of the file has in it then."""
+    seed = hashlib.sha256(f"{block} {generation}".encode()).digest()
+    return seed * (BLOCK // len(seed))
+
+
+def fill(descriptor: int, size_bytes: int) -> None:
+    """Write what a reader expects."""
+    for block in range(size_bytes // BLOCK):
+        os.pwrite(descriptor, content(block, 0), block * BLOCK)
 
 
 class Work:
-    """All writers, and what they have in common; lines of output go to ``tell``."""
+    """All threads' parts, and what they have in common; lines of output go to ``tell``."""
 
-    def __init__(self, path: Path, seed: int, tell: Callable[[dict[str, Any]], None] = say) -> None:
+    def __init__(
+        self, path: Path, seed: int, tell: Callable[[dict[str, Any]], None] = say, *, reads_only: bool = False
+    ) -> None:
         self._tell = tell
         blocks = _size_of(path) // BLOCK // THREADS
-        self.writers = [Writer(path, index * blocks, blocks, seed) for index in range(THREADS)]
+        kind = Reader if reads_only else Writer
+        self._parts = [kind(path, index * blocks, blocks, seed) for index in range(THREADS)]
         self._meter = Meter(time.time())
         self._reported = time.time()
         self._lock = threading.Lock()
@@ -81,7 +115,7 @@ class Work:
 
     def run(self) -> None:
         """Until ``ending`` is set, or something breaks."""
-        threads = [threading.Thread(target=self._work, args=(writer,)) for writer in self.writers]
+        threads = [threading.Thread(target=self._work, args=(part,)) for part in self._parts]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -90,15 +124,15 @@ class Work:
 
     def report(self, now: float, *, final: bool = False) -> None:
         """Say how it goes."""
-        line = self._meter.report(now) | {"errors": sum(writer.errors for writer in self.writers)}
+        line = self._meter.report(now) | {"errors": sum(part.errors for part in self._parts)}
         self._tell(line | ({"broken": self.broken} if self.broken else {}) | ({"judged": True} if final else {}))
 
-    def _work(self, writer: Writer) -> None:
+    def _work(self, part: Reader) -> None:
         try:
             while not self.ending.is_set():
-                writer.step()
+                part.step()
                 self._progressed()
-            writer.read_all()
+            part.read_all()
         except OSError as error:
             self.broken = str(error)
             self.ending.set()
@@ -135,8 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="nooks.lab.disk.raw")
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reads-only", action="store_true")
     options = parser.parse_args()
-    work = Work(options.path, options.seed)
+    work = Work(options.path, options.seed, reads_only=options.reads_only)
     signal.signal(signal.SIGTERM, lambda number, frame: work.ending.set())
     work.report(time.time())
     work.run()
