@@ -18,6 +18,19 @@ def numbers(samples: bytes) -> list[int]:
     return [int.from_bytes(samples[at : at + FRAME_BYTES], "little") for at in range(0, len(samples), FRAME_BYTES)]
 
 
+class Time:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+
 @dataclass
 class Applications:
     """Plays numbered frames when ``ready`` are there; remembers what it recorded while it ``listens``."""

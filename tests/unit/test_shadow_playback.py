@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sound_fakes import FRAME_BYTES, Applications, Card
+from sound_fakes import FRAME_BYTES, Applications, Card, Time
 
 from nooks.shadow.flow import Flow
 from nooks.shadow.frames import FrameLog
@@ -16,19 +16,6 @@ from nooks.xpc.errors import ProtocolError
 
 RATE, PERIOD, WINDOW = 1000, 10, 40
 SIZES = Sizes(RATE, PERIOD, WINDOW)
-
-
-class Time:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
 
 
 class Studio:

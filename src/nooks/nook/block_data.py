@@ -25,16 +25,7 @@ from nooks.nook.block_listener import NAMES, WAITING, Listener, facts_of
 from nooks.shadow.integrity import IntegrityMap
 from nooks.shadow.requests import Answer, Request, RequestLog
 from nooks.shadow.write_log import WriteLog
-from nooks.xpc.block import (
-    ALONE,
-    FUA,
-    READ,
-    REQUEST,
-    REQUEST_BYTES_MAX,
-    REQUEST_MAGIC,
-    REQUEST_MARK,
-    WRITE,
-)
+from nooks.xpc.block import ALONE, FUA, READ, REQUEST, REQUEST_BYTES_MAX, REQUEST_MAGIC, REQUEST_MARK, WRITE
 from nooks.xpc.errors import ProtocolError
 
 _BATCH = 32
