@@ -35,7 +35,7 @@ def kernel(tmp_path: Path) -> FakeKernel:
         ("eth1", "usb:0bda:8153"),
         ("0bda:8153", "usb:0bda:8153"),
         ("usb:0BDA:8153@1-2", "usb:0bda:8153"),
-        ("/dev/sda1", "pci:0000:00:1f.2"),
+        ("/dev/sda", "pci:0000:00:1f.2"),
         ("sda", "pci:0000:00:1f.2"),
         ("card0", "pci:0000:00:1b.0"),
     ],
@@ -48,6 +48,7 @@ def test_names(kernel: FakeKernel, text: str, device: str) -> None:
     ("text", "said"),
     [
         ("br0", "the network interface br0 is no device of its own"),
+        ("/dev/sda1", "sda1 is a partition of sda.*give sda"),
         ("nothing", "no device, network interface, disk or sound card 'nothing'"),
         ("", "no device, network interface, disk or sound card ''"),
         ("../../etc", "no device, network interface, disk or sound card"),

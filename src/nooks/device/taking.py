@@ -128,6 +128,10 @@ def _key(taken: Taken, sysfs: Sysfs) -> str:
 
 
 def _by_name(name: str, sysfs: Sysfs) -> str:
+    block = sysfs.at("sys/class/block", name or ".")
+    if (block / "partition").exists():
+        disk = block.resolve().parent.name
+        raise InputError(f"{name} is a partition of {disk}", f"give {disk}: a nook takes the whole disk")
     for kind, what in _NAMED.items():
         found = owners(kind, name, sysfs)
         if found and found[0].bus == "pci":
