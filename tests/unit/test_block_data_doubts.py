@@ -53,3 +53,19 @@ def test_an_error_that_the_next_driver_tells_of_as_well_is_the_devices() -> None
         assert len(world.told.doubts) == 1
 
     run(test, doubting=True)
+
+
+def test_a_drive_without_a_medium_is_not_doubted() -> None:
+    async def test(world: World) -> None:
+        domain = await world.driver_comes()
+        domain.errors[READ] = 5
+        world.path.change(None, doubting=False)
+        assert await world.answer(world.front.ask(READ, 4096, 4096)) == (EIO, b"")
+        assert world.told.doubts == []
+        world.path.change(None, doubting=True)
+        reading = world.front.ask(READ, 4096, 4096)
+        await world.until(lambda: world.told.doubts)
+        assert not world.front.is_answered(reading)
+        world.path.believe()
+
+    run(test, doubting=True)

@@ -25,10 +25,14 @@ def test_a_model_s_file_is_heard_as_it_grows_and_a_pause_parts_it(tmp_path: Path
                 await asyncio.sleep(2 * wav_line.PAUSE_SECONDS)
                 file.write(b"ijkl")
                 await asyncio.sleep(0.03)
+            with path.open("wb", buffering=0) as file:  # another nook, another model
+                await asyncio.sleep(2 * wav_line.PAUSE_SECONDS)
+                file.write(bytes(HEADER_BYTES) + b"mnop")
+                await asyncio.sleep(0.03)
         return ears
 
     ears = asyncio.run(run())
-    assert [line.played() for line in ears.lines.values()] == [b"abcd" * 3 + b"efgh", b"ijkl"]
+    assert [line.played() for line in ears.lines.values()] == [b"abcd" * 3 + b"efgh", b"ijkl", b"mnop"]
 
 
 def test_which_card_is_a_model_of_ours() -> None:

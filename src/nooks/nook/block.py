@@ -134,7 +134,7 @@ class BlockSide:
         self._watching = asyncio.create_task(self._watch_medium(), name="medium")
         front.zeroes = state.zero_bytes > 0
         front.discards = state.discard_bytes > 0 and self._tray.punches_holes
-        doubting = not self._spec.real and not self._tray.removable
+        doubting = not self._spec.real and self._tray.medium is not None
         self._data.serve(
             front, IntegrityMap(state.size_bytes) if self._spec.block.integrity else None, doubting=doubting
         )
@@ -322,14 +322,14 @@ class BlockSide:
         expected = replace(known, medium=path is not None, size_bytes=size)
         self.shadow.state = expected  # of the next driver too, should this one die now
         self._ledger.record(state=expected.to_payload())
-        self._data.change(None)  # who reads meanwhile may get either medium's content
+        self._data.change(None, doubting=False)  # who reads meanwhile may get either medium's content, or errors
         try:
             await self._tray.admit(live.domain)
             await self._see(expected)
         except (MonitorError, NoAnswer):
             if not live.domain.ended:
                 raise
-        self._data.change(IntegrityMap(size) if self._spec.block.integrity else None)
+        self._data.change(IntegrityMap(size) if self._spec.block.integrity else None, doubting=path is not None)
         self._endpoint.front.size_bytes = size
         await asyncio.to_thread(self._endpoint.resized)
         self._record("media", {"medium": path, "size_bytes": size})

@@ -75,10 +75,11 @@ class DataPath:
             self._doubts.wanted = doubting
             self._poll.register(front.fileno(), select.EPOLLIN)
 
-    def change(self, integrity: IntegrityMap | None) -> None:
-        """There is another medium, of which nothing is known."""
+    def change(self, integrity: IntegrityMap | None, *, doubting: bool) -> None:
+        """There is another medium, of which nothing is known; ``doubting`` as of ``serve``."""
         with self._lock:
             self._integrity = integrity
+            self._doubts.wanted = doubting
 
     # -- for the event loop ------------------------------------------------------------------------------------
 

@@ -37,7 +37,10 @@ async def _follow(descriptor: int, ears: Recorder) -> None:
     at, last = HEADER_BYTES, 0.0
     while True:
         await asyncio.sleep(POLL_SECONDS)
-        size = (os.fstat(descriptor).st_size - at) // FRAME_BYTES * FRAME_BYTES
+        length = os.fstat(descriptor).st_size
+        if length < at:
+            at = HEADER_BYTES  # another model has begun the file anew
+        size = (length - at) // FRAME_BYTES * FRAME_BYTES
         if size <= 0:
             continue
         samples, now = os.pread(descriptor, size, at), time.monotonic()
