@@ -26,7 +26,12 @@ RATE, HEADER_BYTES = 48000, 44
 MUSIC_SECONDS = 20.0
 BLOCK_FRAMES = 480
 LOUD = 1000
-CARDS = [("ens1371", "model:es1371"), ("emu10k1-live", "model:sblive"), ("emu10k1-audigy", "model:audigy")]
+CARDS = [
+    ("ens1371", "model:es1371"),
+    ("ens1371", "model:es1371,reset=none"),
+    ("emu10k1-live", "model:sblive"),
+    ("emu10k1-audigy", "model:audigy"),
+]
 WAYS = {"kill": {"exit"}, "hang": {"heartbeat"}, "panic": {"panic"}}
 LOST_SECONDS = 0.3
 """What one failure may cost of the music or repeat of it: what was inside of a card that is no more."""
@@ -98,5 +103,7 @@ def test_music_goes_on_through_failures(bench: Bench, tmp_path: Path, driver: st
     failed_at_all = failures_of(bench)
     assert len(failed_at_all) == len(WAYS), "\n".join(map(str, failed_at_all))
     assert model_process(bench) == card
+    resets = {event["detail"]["reset"] for event in bench.events() if event["event"] == "restarted"}
+    assert resets == {"none" if "reset=none" in device else "pm"}
     bench.ok("stop", bench.name)
     assert abs(loud_seconds(played) - MUSIC_SECONDS) < LOST_SECONDS * len(WAYS)

@@ -49,6 +49,7 @@ class Emu10k1(SoundCard):
         max_latency=20,
     )
     bars = {0: Bar(32, io=True)}
+    power_management = 0xDC
     codec_vendor = CODEC_VENDOR
 
     def reset(self) -> None:

@@ -85,6 +85,7 @@ class Es1371(SoundCard):
         max_latency=128,
     )
     bars = {0: Bar(64, io=True)}
+    power_management = 0xDC
     codec_vendor = CODEC_VENDOR
 
     def reset(self) -> None:
