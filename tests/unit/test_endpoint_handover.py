@@ -176,7 +176,9 @@ def test_what_expires_goes_on_expiring(cable: int) -> None:
     assert recorded.routes[0].expires_seconds in range(550, 601)
     run_all(cable, "ip -6 route del default dev h0")
     assert apply(recorded, "h0", namespace=cable) == []
-    assert "expires 5" in command(cable, "ip", "-6", "route", "show", "default")
+    left = re.search(r"expires (\d+)sec", command(cable, "ip", "-6", "route", "show", "default"))
+    assert left is not None
+    assert int(left[1]) in range(550, 601)  # 600 still, on a quick day
 
 
 def test_an_interface_that_is_down_stays_down(cable: int) -> None:
