@@ -69,6 +69,10 @@ def test_a_line_that_is_no_record_is_told(tmp_path: Path) -> None:
         (Identity(seed=8, faults=5, type="mixed"), "with seed 7, not 8; choose another --out, or --seed 7"),
         (Identity(seed=7, faults=6, type="mixed"), "with faults 5, not 6"),
         (Identity(seed=7, faults=5, type="nop"), "with type mixed, not nop"),
+        (
+            Identity(seed=7, faults=5, type="mixed", workload="fio"),
+            "with workload as usual, not fio; choose another --out, or leave --workload out",
+        ),
         (Identity(seed=7, faults=5, type="mixed", kernels={"amd64": "6.12"}), "on kernel 6.1.0-test, not 6.12"),
     ],
 )

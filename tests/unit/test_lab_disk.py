@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -13,9 +14,11 @@ from random import Random
 
 import pytest
 
-from nooks.lab.campaign.block import DiskApplication, surroundings
+from nooks.lab.campaign.block import surroundings, workloads
+from nooks.lab.campaign.disks import DiskApplication
 from nooks.lab.campaign.sweep import sweep
-from nooks.lab.disk import archive, database, postgres, raw
+from nooks.lab.disk import archive, compiled, database, postgres, raw
+from nooks.lab.disk.compiled import Compiler
 from nooks.lab.disk.recovery import Trial, document
 from nooks.lab.ways import SUPERVISOR, Failure
 from nooks.lab.workers import python
@@ -88,6 +91,30 @@ def test_blocks_that_changed_are_noticed(tmp_path: Path) -> None:
     assert writer.errors > 0
 
 
+def test_what_a_database_lost_is_an_error() -> None:
+    application = DiskApplication()
+    line = {"bytes": 3, "time": 1.0, "pause": (1.0, 1.0)}
+    application.add(line | {"judged": {"transactions": 3, "lost": 0, "integrity": "ok"}})
+    assert (application.ended, application.errors()) == (True, [])
+    application.add(line | {"judged": {"transactions": 3, "lost": 2, "integrity": ["row missing"]}})
+    assert application.errors() == ["2 transactions are lost or wrong", "integrity: ['row missing']"]
+
+
+def test_which_drivers_have_which_workloads() -> None:
+    assert workloads("ide-disk") == ("sqlite", "fio", "compile")
+    assert workloads("ide-cd") == ()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_compiler_notices_another_source_and_another_object(tmp_path: Path) -> None:
+    compiler = Compiler(tmp_path / "compiled", seed=1)
+    assert all(compiler.compile(number) for number in range(compiled.SOURCES + 1))
+    another = Compiler(tmp_path / "compiled", seed=2)
+    assert another.compile(0)
+    another.expected[0] = "something else"
+    assert not another.compile(0)
+
+
 @pytest.mark.parametrize("application", ["database", "archive", "raw", "verified"])
 def test_an_application_tells_at_its_end(tmp_path: Path, application: str) -> None:
     (tmp_path / "raw").write_bytes(bytes(4 << 20))
@@ -143,7 +170,7 @@ def test_what_a_campaign_is_told_of_a_disk() -> None:
         assert await application.finish(0.01) == ["it did not come to an end within 0 s"]
         application.add(line(errors=2, broken="Input/output error", judged=True))
         assert application.ended
-        assert await application.finish(0.01) == ["2 blocks are not what was written", "Input/output error"]
+        assert await application.finish(0.01) == ["2 times something is not what was written", "Input/output error"]
         assert asked == ["finish"]  # not once more: it has come to its end
 
     asyncio.run(run())
@@ -151,7 +178,7 @@ def test_what_a_campaign_is_told_of_a_disk() -> None:
 
 def test_the_program_of_a_campaign_finds_what_changed_under_it(tmp_path: Path) -> None:
     async def run() -> None:
-        async with surroundings("ide-disk") as around:
+        async with surroundings("ide-disk", "") as around:
             medium = tmp_path / "medium"
             medium.write_bytes(bytes(8 << 20))
             await around.started({"block_device": str(medium)})
@@ -161,14 +188,14 @@ def test_the_program_of_a_campaign_finds_what_changed_under_it(tmp_path: Path) -
                 with medium.open("r+b") as file:
                     file.write(Random(1).randbytes(8 << 20))
                 (error,) = await application.finish(60.0)
-                assert error.endswith("blocks are not what was written")
+                assert error.endswith("times something is not what was written")
 
     asyncio.run(run())
 
 
 def test_the_medium_of_a_worker_that_died_is_swept_away() -> None:
     async def run() -> None:
-        async with surroundings("ide-disk") as around:
+        async with surroundings("ide-disk", "") as around:
             (folder,) = around.remains()["folders"]
             assert str(Path(folder, "disk.img")) in around.flags()
             sweep("nobody's", around.remains())
@@ -179,7 +206,7 @@ def test_the_medium_of_a_worker_that_died_is_swept_away() -> None:
 
 def test_a_drive_is_only_read_and_its_medium_is_filled_before() -> None:
     async def run() -> None:
-        async with surroundings("ide-cd") as around:
+        async with surroundings("ide-cd", "") as around:
             medium = around.flags()[-1]
             Path(medium).chmod(0o400)
             await around.started({"block_device": medium})

@@ -96,6 +96,29 @@ def test_one_trial_of_a_disk_driver(bench: Bench) -> None:
     assert places[0] == places[1]
 
 
+def test_one_trial_with_a_database(bench: Bench) -> None:
+    words = (
+        "campaign",
+        "--driver",
+        "ide-disk",
+        "--workload",
+        "sqlite",
+        "--seed",
+        SEED,
+        "--trial",
+        "0",
+        "--type",
+        "nop",
+    )
+    record = bench.ok(*words)
+    assert record["verdict"] in VERDICTS
+    assert record["workload"].startswith("a database")
+    assert record["repeat"].endswith("--workload sqlite --trial 0")
+    assert "nooks-campaign-" not in Path("/proc/mounts").read_text()
+    said = bench.nooks("campaign", "--driver", "e100", "--workload", "sqlite", "--seed", SEED, "--trial", "0")
+    assert (said.status, "there is no workload 'sqlite' for e100" in said.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("driver", ["intel8x0", "sb16"])
 def test_one_trial_of_a_sound_driver(bench: Bench, driver: str) -> None:
     """The one on PCI, the other on ISA: that one's module finds no card unless it is told where it is."""

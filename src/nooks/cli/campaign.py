@@ -48,6 +48,15 @@ def campaign(
         int | None, typer.Option("--trial", metavar="N", min=0, help="Make this one trial only, and print its record.")
     ] = None,
     native: Annotated[bool, typer.Option("--native", help="With --trial: its native control.")] = False,
+    workload: Annotated[
+        str,
+        typer.Option(
+            "--workload",
+            metavar="NAME",
+            help="With a disk's driver: sqlite, fio or compile on a file system, instead of the bare disk.",
+            autocompletion=lambda: ["sqlite", "fio", "compile"],
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Inject faults into a driver at work, many times over, and find out what becomes of it."""
@@ -56,7 +65,7 @@ def campaign(
     if trial is not None:
         if len(driver) != 1:
             raise InputError("--trial is of one driver", "give --driver once")
-        record = campaigns.run_one(driver[0], seed, trial, faults, fault_type, kernel, native)
+        record = campaigns.run_one(driver[0], seed, trial, faults, fault_type, kernel, native, workload)
         emit(record, as_json=json, text=lambda: _show_trial(record))
         return
     if out is None:
@@ -75,6 +84,7 @@ def campaign(
         jobs,
         scheduler,
         json,
+        workload,
     )
     emit(summary, as_json=json, text=lambda: _show(summary, out))
 

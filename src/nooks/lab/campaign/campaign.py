@@ -44,6 +44,7 @@ class Wanted:
     seed: int
     kernels: dict[str, str]
     controls: bool
+    workload: str = ""
 
     def orders(self) -> list[Order]:
         """Every trial; a driver's trials together, so that workers seldom change their lanes."""
@@ -56,7 +57,14 @@ class Wanted:
         """One trial."""
         kernel = self.kernels[drivers.find(driver).flavour]
         return Order(
-            side=side, driver=driver, trial=trial, seed=self.seed, faults=self.faults, type=self.type, kernel=kernel
+            side=side,
+            driver=driver,
+            trial=trial,
+            seed=self.seed,
+            faults=self.faults,
+            type=self.type,
+            kernel=kernel,
+            workload=self.workload,
         )
 
 
@@ -72,15 +80,16 @@ def run(
     jobs: int | None = None,
     scheduler: str | None = None,
     json: bool = False,
+    workload: str = "",
 ) -> dict[str, Any]:
     """Make the trials that ``out`` doesn't have yet and return the summary, which is written there with the report.
 
     Raises NooksError; Interrupted after Ctrl-C, and what was done is kept then.
     """
-    _check(driver, trials, faults)
+    _check(driver, trials, faults, workload, native=controls)
     check_charts()
-    wanted = Wanted(tuple(driver), trials, faults, type, seed, _kernels(driver, kernel, out), controls)
-    identity = Identity(seed=seed, faults=faults, type=type, kernels=wanted.kernels)
+    wanted = Wanted(tuple(driver), trials, faults, type, seed, _kernels(driver, kernel, out), controls, workload)
+    identity = Identity(seed=seed, faults=faults, type=type, kernels=wanted.kernels, workload=workload)
     with Store(out, identity) as store:
         waiting = store.open_orders(wanted.orders())
         try:
@@ -103,10 +112,11 @@ def run_one(
     type: str = names.MIXED,
     kernel: str | None = None,
     native: bool = False,
+    workload: str = "",
 ) -> Record:
     """Make one trial and return its record; nothing is written. Raises NooksError."""
-    _check([driver], trial + 1, faults)
-    wanted = Wanted((driver,), 1, faults, type, seed, _kernels([driver], kernel, None), native)
+    _check([driver], trial + 1, faults, workload, native=native)
+    wanted = Wanted((driver,), 1, faults, type, seed, _kernels([driver], kernel, None), native, workload)
     order = wanted.order(driver, trial, "native" if native else "nook")
 
     async def make() -> Record:
@@ -126,12 +136,17 @@ def conclude(store: Store) -> dict[str, Any]:
     return summary
 
 
-def _check(driver: Sequence[str], trials: int, faults: int) -> None:
+def _check(driver: Sequence[str], trials: int, faults: int, workload: str, *, native: bool) -> None:
     """Raises InputError for what makes no sense, MachineError without root: before anything is begun."""
     for name in driver:
-        class_of(name)
+        known = class_of(name).workloads(name)
+        if workload and workload not in known:
+            choice = f"choose one of {', '.join(known)}, or leave --workload out" if known else "leave --workload out"
+            raise InputError(f"there is no workload {workload!r} for {name}", choice)
         if not drivers.find(name).known:
             raise InputError(f"{name} is not a known driver", drivers.suggestion(name))
+    if workload and native:
+        raise InputError("native controls have the ordinary workload only", "leave --workload out")
     if not 1 <= trials <= MOST_TRIALS:
         raise InputError(f"{trials} trials can't be made", f"give a number from 1 to {MOST_TRIALS}")
     if not 1 <= faults <= MOST_FAULTS:

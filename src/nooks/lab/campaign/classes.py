@@ -1,7 +1,7 @@
 """What a campaign asks of a class of drivers: surroundings, and an application that knows when it is wrong."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -51,6 +51,10 @@ class Surroundings(Protocol):
 
     async def started(self, document: dict[str, Any]) -> None:
         """The nook serves; ``document`` is what ``start`` printed."""
+        ...
+
+    async def leaving(self) -> None:
+        """The nook is about to be stopped: nothing may hold what it gives."""
         ...
 
     def application(self, seed: int) -> AbstractAsyncContextManager[Application]:
@@ -119,8 +123,12 @@ class DriverClass(Protocol):
         """Make what is around a guest with this driver, for the block."""
         ...
 
-    def surroundings(self, driver: str) -> AbstractAsyncContextManager[Surroundings]:
-        """Make what is around a nook of this driver, for the block."""
+    def workloads(self, driver: str) -> Sequence[str]:
+        """What its application can do beside the ordinary, by name."""
+        ...
+
+    def surroundings(self, driver: str, workload: str) -> AbstractAsyncContextManager[Surroundings]:
+        """Make what is around a nook of this driver, for the block; ``workload``: one of ``workloads``, or ""."""
         ...
 
 

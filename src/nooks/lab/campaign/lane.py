@@ -39,9 +39,10 @@ _POLL_SECONDS = 0.05
 class Lane:
     """Trials of one driver and kernel; an async context manager."""
 
-    def __init__(self, driver: str, kernel: str | None) -> None:
+    def __init__(self, driver: str, kernel: str | None, workload: str = "") -> None:
         self._driver = driver
         self._kernel = kernel
+        self._workload = workload
         self._stack = contextlib.AsyncExitStack()
         self._nook = contextlib.AsyncExitStack()
         self._around: Surroundings
@@ -51,7 +52,9 @@ class Lane:
     async def __aenter__(self) -> "Lane":
         try:
             self._logs = self._stack.enter_context(own_logs())
-            self._around = await self._stack.enter_async_context(class_of(self._driver).surroundings(self._driver))
+            self._around = await self._stack.enter_async_context(
+                class_of(self._driver).surroundings(self._driver, self._workload)
+            )
             self._stack.push_async_callback(self._nook.aclose)
         except BaseException:
             await self._stack.aclose()
@@ -102,6 +105,7 @@ class Lane:
             async with product.following():
                 yield product
         finally:
+            await asyncio.shield(self._around.leaving())
             if nook_dir(product.name).exists():
                 await asyncio.shield(_stop(product))
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from nooks.device.emulated import NETWORK_CABLE, as_argument, network_card
@@ -70,6 +70,9 @@ class NetworkSurroundings:
         await self._stack.aclose()
         self._server = await self._stack.enter_async_context(_far_end(self._bed))
 
+    async def leaving(self) -> None:
+        """Nothing is held."""
+
     @contextlib.asynccontextmanager
     async def application(self, seed: int) -> AsyncGenerator[ExchangeApplication, None]:
         """The client, on the host."""
@@ -93,9 +96,16 @@ class NetworkSurroundings:
         await self._stack.aclose()
 
 
+def workloads(driver: str) -> Sequence[str]:
+    """None beside the ordinary one."""
+    del driver
+    return ()
+
+
 @contextlib.asynccontextmanager
-async def surroundings(driver: str) -> AsyncGenerator[NetworkSurroundings, None]:
+async def surroundings(driver: str, workload: str) -> AsyncGenerator[NetworkSurroundings, None]:
     """The class's entry point."""
+    del workload  # there is one
     del driver  # all of them have the same
     bed = beds.plan()
     async with beds.far_end(bed):

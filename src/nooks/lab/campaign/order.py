@@ -46,6 +46,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     faults: int = 5
     type: str = "mixed"
     kernel: str | None = None
+    workload: str = ""
+    """Of those that the class has beside its ordinary one."""
 
     @property
     def injection_seed(self) -> int:
@@ -61,7 +63,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         """The command that does this trial again."""
         kernel = f" --kernel {self.kernel}" if self.kernel is not None else ""
         native = " --native" if self.side == "native" else ""
-        what = f"--driver {self.driver} --faults {self.faults} --type {self.type} --seed {self.seed}{kernel}"
+        workload = f" --workload {self.workload}" if self.workload else ""
+        what = f"--driver {self.driver} --faults {self.faults} --type {self.type} --seed {self.seed}{kernel}{workload}"
         return f"nooks campaign {what} --trial {self.trial}{native}"
 
 

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,9 @@ class SoundSurroundings:
         self._stage = Stage(Product(self.name), document, self._ears, self._folder)
         self._stage.rate = await sink_rate(self._stage)
 
+    async def leaving(self) -> None:
+        """Nothing is held."""
+
     @contextlib.asynccontextmanager
     async def application(self, seed: int) -> AsyncGenerator[SoundApplication, None]:
         """A player with music of its own."""
@@ -210,9 +213,16 @@ class NativeSoundSurroundings:
         return NativeSoundApplication(lambda: say(b"finish\n"))
 
 
+def workloads(driver: str) -> Sequence[str]:
+    """None beside the ordinary one."""
+    del driver
+    return ()
+
+
 @contextlib.asynccontextmanager
-async def surroundings(driver: str) -> AsyncGenerator[SoundSurroundings, None]:
+async def surroundings(driver: str, workload: str) -> AsyncGenerator[SoundSurroundings, None]:
     """The class's entry point."""
+    del workload  # there is one
     with tempfile.TemporaryDirectory(prefix="nooks-campaign-") as folder:
         async with recorder() as ears, plugged(driver, (), ears, Path(folder)) as flags:
             yield SoundSurroundings(ears, Path(folder), flags)

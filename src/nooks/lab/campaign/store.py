@@ -30,6 +30,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     faults: int
     type: str
     kernels: dict[str, str] = {}
+    workload: str = ""
     format: int = _FORMAT
 
 
@@ -155,11 +156,15 @@ def _recorded(folder: Path) -> Identity | None:
 
 def _agreed(folder: Path, recorded: Identity, wanted: Identity) -> Identity:
     """The recorded identity, with the kernels of flavours that are new. Raises InputError if they disagree."""
-    for name in ("format", "seed", "faults", "type"):
-        there, here = getattr(recorded, name), getattr(wanted, name)
+    for name in ("format", "seed", "faults", "type", "workload"):
+        there, here = (
+            value if value != "" else "as usual" for value in (getattr(recorded, name), getattr(wanted, name))
+        )
         if there != here:
-            what = f"{folder} holds a campaign with {name} {there}, not {here}"
-            raise InputError(what, f"choose another --out, or --{name} {there}")
+            mend = f"leave --{name} out" if there == "as usual" else f"--{name} {there}"
+            raise InputError(
+                f"{folder} holds a campaign with {name} {there}, not {here}", f"choose another --out, or {mend}"
+            )
     for flavour, version in wanted.kernels.items():
         if recorded.kernels.get(flavour, version) != version:
             what = f"{folder} holds a campaign on kernel {recorded.kernels[flavour]}, not {version}"

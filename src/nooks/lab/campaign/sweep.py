@@ -20,7 +20,7 @@ _END_SECONDS = 10.0
 _STOP_SECONDS = 60.0
 
 Remains = Mapping[str, Sequence[str]]
-"""Names by kind: ``nooks``, ``guests`` (native controls), ``namespaces``, ``folders``."""
+"""Names by kind: ``nooks``, ``guests`` (native controls), ``mounts``, ``namespaces``, ``folders``."""
 
 
 def sweep(token: str, remains: Remains) -> None:
@@ -33,6 +33,9 @@ def sweep(token: str, remains: Remains) -> None:
         for pid in descendants:
             _kill(pid, mark)
         time.sleep(0.02)
+    for name in remains.get("mounts", ()):
+        if Path(name).is_mount():
+            run(["umount", "--lazy", name])
     for name in remains.get("nooks", ()):
         if nook_dir(name).exists():
             run(python("nooks.cli.main", "stop", name, "--force"), timeout_seconds=_STOP_SECONDS)

@@ -26,7 +26,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lane: Any = None
-        self._kind: tuple[str, str, str | None] | None = None
+        self._kind: tuple[str, str, str | None, str] | None = None
 
     async def run(self, order: Order) -> Record:
         """The order's record, whatever happens."""
@@ -47,7 +47,7 @@ class Lanes:
             await lane.__aexit__(None, None, None)
 
     async def _lane_for(self, order: Order) -> Any:  # noqa: ANN401 - either lane
-        kind = order.side, order.driver, order.kernel
+        kind = order.side, order.driver, order.kernel, order.workload
         if self._kind != kind:
             await self.close()
             lane = _new_lane(order)
@@ -64,7 +64,7 @@ def _new_lane(order: Order) -> Any:  # noqa: ANN401 - either lane
         return ControlLane(order.driver, order.kernel)
     from nooks.lab.campaign.lane import Lane
 
-    return Lane(order.driver, order.kernel)
+    return Lane(order.driver, order.kernel, order.workload)
 
 
 async def _serve(orders: int) -> None:

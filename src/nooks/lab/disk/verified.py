@@ -11,15 +11,16 @@ from pathlib import Path
 from nooks.lab.disk.rounds import work
 
 SIZE = "24M"
+"""Of each round's file."""
 OPTIONS = (
     *("--rw=randwrite", "--bsrange=4k-64k", "--direct=1", "--ioengine=libaio", "--iodepth=8", "--fsync=64"),
-    *("--verify=crc32c", "--verify_fatal=1", "--verify_dump=0", "--do_verify=1", f"--size={SIZE}"),
+    *("--verify=crc32c", "--verify_fatal=1", "--verify_dump=0", "--do_verify=1"),
 )
 
 
-def verify(path: Path, seed: int) -> bool:
+def verify(path: Path, seed: int, size: str = SIZE) -> bool:
     """One round; True. Raises CalledProcessError, with what fio said."""
-    named = ("--name=verified", f"--filename={path}", f"--randseed={seed}", "--output-format=terse")
+    named = ("--name=verified", f"--filename={path}", f"--randseed={seed}", f"--size={size}", "--output-format=terse")
     argv = ["setpriv", "--pdeathsig=KILL", "fio", *named, *OPTIONS]
     subprocess.run(argv, check=True, capture_output=True, cwd="/")
     return True
@@ -30,8 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="nooks.lab.disk.verified")
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--size", default=SIZE)
     options = parser.parse_args()
-    work(lambda number: verify(options.path, options.seed + number))
+    work(lambda number: verify(options.path, options.seed + number, options.size))
 
 
 if __name__ == "__main__":
