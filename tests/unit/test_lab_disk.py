@@ -204,6 +204,13 @@ def test_the_medium_of_a_worker_that_died_is_swept_away() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_mount_of_a_worker_that_died_is_undone(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "nooks-test", tmp_path], check=True)
+    sweep("nobody's", {"mounts": [str(tmp_path)]})
+    assert not tmp_path.is_mount()
+
+
 def test_a_drive_is_only_read_and_its_medium_is_filled_before() -> None:
     async def run() -> None:
         async with surroundings("ide-cd", "") as around:
