@@ -60,7 +60,8 @@ class FileSurroundings(DiskSurroundings):
     async def started(self, document: dict[str, Any]) -> None:
         """Make the file system, and mount it. Raises NooksError."""
         await super().started(document)
-        await _command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.device)
+        full = ("-E", "lazy_itable_init=0,lazy_journal_init=0")
+        await _command("mkfs.ext4", "-q", "-F", "-b", "4096", *full, self.device)  # blocks as of any larger disk
         await _command("mount", self.device, str(self._place))
 
     async def leaving(self) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from nooks.failure.report import Reason
 from nooks.host.errors import NooksError
 from nooks.host.paths import nook_dir
 from nooks.lab.bed import own_logs
@@ -80,7 +81,8 @@ class Lane:
         except NooksError as error:
             record = not_run(order, error.message)
         record["host"] = "harmed" if health.harm() else "unharmed"
-        if record["verdict"] not in (Verdict.NO_EFFECT, Verdict.RECOVERED):
+        doubtful = record["verdict"] not in (Verdict.NO_EFFECT, Verdict.RECOVERED)
+        if doubtful or record["reason"] == Reason.IO_ERRORS:  # after those a nook believes errors for a while
             await self._nook.aclose()
             self._product = None
         return record | {"seconds": round(time.monotonic() - began, 2)}
@@ -128,7 +130,8 @@ class Lane:
         record = _record(order, status, self._around.workload, observation)
         if record["domain"] == "failed":
             record["died_of"] = await _died_of(product, observation)
-        if record["verdict"] not in (Verdict.NO_EFFECT, Verdict.RECOVERED):
+        doubtful = record["verdict"] not in (Verdict.NO_EFFECT, Verdict.RECOVERED)
+        if doubtful or record["reason"] == Reason.IO_ERRORS:  # after those a nook believes errors for a while
             record["events"] = [_told(event) for event in since]
         if state == "running" and not any(event.event == "resumed" for event in since):
             await product.restart()  # the next trial's domain
