@@ -16,6 +16,7 @@ import pytest
 
 from nooks.lab.campaign.block import surroundings, workloads
 from nooks.lab.campaign.disks import DiskApplication
+from nooks.lab.campaign.file_systems import PROGRAMS, FileSurroundings
 from nooks.lab.campaign.sweep import sweep
 from nooks.lab.disk import archive, compiled, database, postgres, raw
 from nooks.lab.disk.compiled import Compiler
@@ -209,6 +210,18 @@ def test_a_mount_of_a_worker_that_died_is_undone(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "nooks-test", tmp_path], check=True)
     sweep("nobody's", {"mounts": [str(tmp_path)]})
     assert not tmp_path.is_mount()
+
+
+def test_a_program_finds_nothing_of_an_earlier_trial(tmp_path: Path) -> None:
+    async def run() -> None:
+        around = FileSurroundings(tmp_path, PROGRAMS["sqlite"])
+        for seed in (1, 2):
+            async with around.application(seed) as application:
+                while application.gauge.received < 3 and not application.errors():
+                    await asyncio.sleep(0.01)
+                assert await application.finish(10.0) == []  # a row of the other seed would be wrong, or there already
+
+    asyncio.run(run())
 
 
 def test_a_drive_is_only_read_and_its_medium_is_filled_before() -> None:

@@ -12,6 +12,12 @@ from nooks.faults import names
 from nooks.host.errors import InputError
 
 
+def _complete_workloads(incomplete: str) -> list[str]:
+    from nooks.lab.campaign.file_systems import PROGRAMS
+
+    return [name for name in PROGRAMS if name.startswith(incomplete)]
+
+
 def campaign(
     driver: Annotated[
         list[str],
@@ -54,7 +60,7 @@ def campaign(
             "--workload",
             metavar="NAME",
             help="With a disk's driver: sqlite, fio or compile on a file system, instead of the bare disk.",
-            autocompletion=lambda: ["sqlite", "fio", "compile"],
+            autocompletion=_complete_workloads,
         ),
     ] = "",
     json: Json = False,

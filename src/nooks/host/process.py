@@ -7,13 +7,14 @@ by the parent, handed over, and closed in the parent by whoever made them.
 import asyncio
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nooks.host.errors import NooksError
+from nooks.host.errors import MachineError, NooksError
 
 WRITTEN_FILE_BYTES = 64 << 20
 """What a confined process may write to a file: a domain writes its device state (0.5 MB) when a snapshot is taken."""
@@ -48,6 +49,12 @@ class Confinement:
     extra_group: int | None = None
     locked_bytes: int | None = None
     written_file_bytes: int | None = WRITTEN_FILE_BYTES
+
+
+def require(program: str, packages: str) -> None:
+    """Raises MachineError if there is no such program; ``packages`` have it."""
+    if shutil.which(program) is None:
+        raise MachineError(f"{program} is not installed", f"apt-get install {packages}")
 
 
 def run(

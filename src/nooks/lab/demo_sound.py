@@ -5,7 +5,6 @@ and is compared with what the player decodes by itself, to the frame.
 """
 
 import asyncio
-import shutil
 import tempfile
 import time
 import wave
@@ -15,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from nooks.host.errors import MachineError, NooksError
+from nooks.host.errors import NooksError
+from nooks.host.process import require, wait_readable
 from nooks.host.process import run as run_program
-from nooks.host.process import wait_readable
 from nooks.lab.demo_screen import milliseconds
 from nooks.lab.host_health import HostHealth
 from nooks.lab.running import run_lab
@@ -60,8 +59,7 @@ def run(driver: str = DRIVER, picture: Path | None = None, json: bool = False) -
     ``picture`` is a file for the waveform around a failure, as PNG.
     """
     for program, package in PROGRAMS.items():
-        if shutil.which(program) is None:
-            raise MachineError(f"{program} is not installed", f"apt-get install {package}")
+        require(program, package)
     return run_lab(_run(driver, picture, Console(quiet=json, highlight=False)))
 
 

@@ -5,7 +5,7 @@ The lab machine's cards are cabled so, and so are two cards of a real machine wi
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,28 @@ class RealCard:
 
 def find(text: str) -> RealCard:
     """The card that ``nooks attach`` would take, which the host's driver has now. Raises InputError."""
+    device, interfaces, driver = made_of(text, lambda found: found.interfaces, lambda part: part.nets)
+    if len(interfaces) != 1 or driver is None:
+        raise InputError(f"{text} makes no interface just now", "give a card that the host's driver has")
+    return RealCard(device, interfaces[0], driver)
+
+
+def made_of(
+    text: str,
+    by_pci: Callable[[pci.PciDevice], tuple[str, ...]],
+    by_usb: Callable[[usb.UsbInterface], tuple[str, ...]],
+) -> tuple[str, tuple[str, ...], str | None]:
+    """The device that ``nooks attach`` would take, what the host has made of it, and by which driver.
+
+    Raises InputError. ``by_pci`` and ``by_usb`` say what counts, of a PCI device and of each interface of a USB device.
+    """
     device = taking.resolve(text)
     kind, _, rest = device.partition(":")
     if kind == "pci":
         found = pci.find(rest)
-        interfaces, driver = found.interfaces, found.driver
-    else:
-        adapter = usb.find(rest)
-        interfaces = adapter.nets
-        driver = next((one.driver for one in adapter.interfaces if one.nets), None)
-    if len(interfaces) != 1 or driver is None:
-        raise InputError(f"{text} makes no interface just now", "give a card that the host's driver has")
-    return RealCard(device, interfaces[0], driver)
+        return device, by_pci(found), found.driver
+    parts = [part for part in usb.find(rest).interfaces if by_usb(part)]
+    return device, tuple(name for part in parts for name in by_usb(part)), next((part.driver for part in parts), None)
 
 
 def plan(card: RealCard, peer: str) -> Bed:
@@ -76,14 +86,20 @@ async def cabled(bed: Bed, card: RealCard) -> AsyncGenerator[None, None]:
 @contextlib.asynccontextmanager
 async def attached(bed: Bed, card: RealCard, *flags: str) -> AsyncGenerator[tuple[Product, dict[str, Any]], None]:
     """The card in a nook of its interface's name, for the block; then it is the host's again."""
-    product = Product(bed.nook)
+    async with in_a_nook(bed.nook, card.device, *flags) as made:
+        yield made
+    await until_linked(card.interface)
+
+
+@contextlib.asynccontextmanager
+async def in_a_nook(name: str, device: str, *flags: str) -> AsyncGenerator[tuple[Product, dict[str, Any]], None]:
+    """A device in the nook of this name, for the block; what ``attach`` said."""
+    product = Product(name)
     with beds.own_logs():
         try:
-            started = await product.attach(card.device, *flags)
-            yield product, started
+            yield product, await product.attach(device, *flags)
         finally:
-            await asyncio.shield(detach(product))
-    await until_linked(card.interface)
+            await asyncio.shield(_detach(product))
 
 
 async def until_linked(interface: str) -> None:
@@ -103,8 +119,7 @@ def _is_one(path: Path) -> bool:
         return False
 
 
-async def detach(product: Product) -> None:
-    """Give a nook's card back, by force if it must be. Raises NooksError if even that fails."""
+async def _detach(product: Product) -> None:
     for force in (False, True):
         try:
             if nook_dir(product.name).exists():

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nooks.host.errors import MachineError
-from nooks.host.process import ProcessError, run
+from nooks.host.errors import NooksError
+from nooks.host.process import require
 from nooks.lab.campaign.disks import DiskApplication, DiskSurroundings
+from nooks.lab.disk.stage import mount_new, unmount
 
-_SECONDS = 120.0
+_WORK = "work"
+"""What the names of all files of a program begin with."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,13 @@ class FileSurroundings(DiskSurroundings):
     """A disk with a file system on it, mounted in ``folder`` while the nook runs."""
 
     def __init__(self, folder: Path, program: Program) -> None:
-        if program.tool and shutil.which(program.tool) is None:
-            raise MachineError(f"{program.tool} is not installed", f"apt-get install {program.packages}")
+        if program.tool:
+            require(program.tool, program.packages)
         super().__init__(folder, reads_only=False)
         self.workload = program.told
         self._program = program
         self._place = folder / "mounted"
         self._place.mkdir()
-        self._trials = 0
 
     def remains(self) -> dict[str, list[str]]:
         """The mount as well."""
@@ -60,27 +61,28 @@ class FileSurroundings(DiskSurroundings):
     async def started(self, document: dict[str, Any]) -> None:
         """Make the file system, and mount it. Raises NooksError."""
         await super().started(document)
-        full = ("-E", "lazy_itable_init=0,lazy_journal_init=0")
-        await _command("mkfs.ext4", "-q", "-F", "-b", "4096", *full, self.device)  # blocks as of any larger disk
-        await _command("mount", self.device, str(self._place))
+        await mount_new(Path(self.device), self._place)
 
     async def leaving(self) -> None:
         """Unmount it, if need be without waiting for what is not written."""
         if self._place.is_mount():
-            try:
-                await _command("umount", str(self._place))
-            except ProcessError:
-                await _command("umount", "--lazy", str(self._place))
+            await unmount(self._place)
 
     @contextlib.asynccontextmanager
     async def application(self, seed: int) -> AsyncGenerator[DiskApplication, None]:
-        """The program, in a place of its own for each trial."""
-        self._trials += 1
-        place = self._place / f"trial-{self._trials}"
-        program = self._program
+        """The program, which finds nothing of an earlier trial's. Raises NooksError if that can't be removed."""
+        await asyncio.to_thread(_clear, self._place)
+        program, place = self._program, self._place / _WORK
         async with self.running(program.module, program.flag, place, "--seed", seed, *program.more) as application:
             yield application
 
 
-async def _command(*argv: str) -> None:
-    await asyncio.to_thread(run, argv, timeout_seconds=_SECONDS)
+def _clear(folder: Path) -> None:
+    try:
+        for path in folder.glob(f"{_WORK}*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise NooksError(f"what the last trial left can't be removed: {error}") from None

@@ -48,8 +48,7 @@ async def stage(driver: str, *flags: str, size_bytes: int = SIZE_BYTES) -> Async
         async with disk_of(driver, medium, *flags) as (product, started):
             made = Stage(product, Path(started["block_device"]), Path(folder) / "mounted", started)
             made.place.mkdir()
-            await _command("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(made.device))
-            await _command("mount", str(made.device), str(made.place))
+            await mount_new(made.device, made.place)
             try:
                 yield made
             finally:
@@ -78,14 +77,32 @@ async def forget_cached(path: Path) -> None:
     await asyncio.to_thread(forget)
 
 
-async def _unmount(made: Stage) -> None:
+async def mount_new(device: Path, place: Path) -> None:
+    """Make an ext4 there, and mount it. Raises ProcessError.
+
+    Its blocks are of 4 KiB, as on any disk that people have; mkfs would take smaller ones on a small disk.
+    """
+    full = ("-E", "lazy_itable_init=0,lazy_journal_init=0")
+    await _command("mkfs.ext4", "-q", "-F", "-b", "4096", *full, str(device))
+    await _command("mount", str(device), str(place))
+
+
+async def unmount(place: Path) -> str:
+    """Unmount it, if need be without waiting for what is not written; why it had to be so, "" if it had not."""
     try:
-        await _command("umount", str(made.place))
+        await _command("umount", str(place))
     except ProcessError as error:
-        made.checked.append(f"it can't be unmounted: {error.message}")
-        await _command("umount", "--lazy", str(made.place))
-        return
-    made.checked += await _checked(made.device, "the nook's disk")
+        await _command("umount", "--lazy", str(place))
+        return error.message
+    return ""
+
+
+async def _unmount(made: Stage) -> None:
+    why = await unmount(made.place)
+    if why:
+        made.checked.append(f"it can't be unmounted: {why}")
+    else:
+        made.checked += await _checked(made.device, "the nook's disk")
 
 
 async def _checked(device: Path, what: str) -> list[str]:

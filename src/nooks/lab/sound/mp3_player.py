@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -19,15 +18,13 @@ from typing import Any
 
 from rich.console import Console
 
-from nooks.device import pci, taking, usb
+from nooks.device import taking
 from nooks.endpoint import private_pulse
-from nooks.host.errors import InputError, MachineError, NooksError
-from nooks.host.process import spawn, wait_readable
+from nooks.host.errors import InputError, NooksError
+from nooks.host.process import require, spawn, wait_readable
 from nooks.lab import real_card
-from nooks.lab.bed import own_logs
 from nooks.lab.figures import machine
 from nooks.lab.processor import Window, of_machine
-from nooks.lab.product import Product
 from nooks.lab.sound.music import write_mp3
 
 BASELINE = "host"
@@ -58,14 +55,7 @@ class Played:
 
 def find(text: str) -> SoundCard:
     """The card that ``nooks attach`` would take, which the host's driver has now. Raises InputError."""
-    device = taking.resolve(text)
-    kind, _, rest = device.partition(":")
-    if kind == "pci":
-        one = pci.find(rest)
-        cards, driver = one.sounds, one.driver
-    else:
-        adapter = usb.find(rest)
-        cards, driver = adapter.sounds, next((each.driver for each in adapter.interfaces if each.sounds), None)
+    device, cards, driver = real_card.made_of(text, lambda found: found.sounds, lambda part: part.sounds)
     if not cards or driver is None:
         raise InputError(f"{text} makes no sound card just now", "give a card that the host's driver has")
     return SoundCard(device, driver)
@@ -73,9 +63,8 @@ def find(text: str) -> SoundCard:
 
 async def run(text: str, seconds: float, console: Console) -> dict[str, Any]:
     """Play an MP3 of so many seconds on both sides, in turn; CONTRACT's document. Raises NooksError."""
-    for program, package in {"mpg123": "mpg123", "ffmpeg": "ffmpeg"}.items():
-        if shutil.which(program) is None:
-            raise MachineError(f"{program} is not installed", f"apt-get install {package}")
+    for program in ("mpg123", "ffmpeg"):
+        require(program, program)
     private_pulse.check()
     card = find(text)
     sides: dict[str, list[Played]] = {"nook": [], BASELINE: []}
@@ -138,15 +127,10 @@ async def _by_the_host(card: SoundCard, folder: Path) -> AsyncGenerator[tuple[st
 @contextlib.asynccontextmanager
 async def _by_a_nook(card: SoundCard) -> AsyncGenerator[dict[str, Any]]:
     """The card in a nook; what its ``attach`` said."""
-    product = Product(f"lab-{secrets.token_hex(2)}")
-    with own_logs():
-        try:
-            started = await product.attach(card.device)
-            await product.wait_for_spare(SPARE_SECONDS)
-            await asyncio.sleep(SETTLE_SECONDS)
-            yield started
-        finally:
-            await asyncio.shield(real_card.detach(product))
+    async with real_card.in_a_nook(f"lab-{secrets.token_hex(2)}", card.device) as (product, started):
+        await product.wait_for_spare(SPARE_SECONDS)
+        await asyncio.sleep(SETTLE_SECONDS)
+        yield started
 
 
 async def _play(music: Path, server: str, sink: str, folder: Path, seconds: float) -> Played:
