@@ -66,6 +66,13 @@ def test_a_failure_that_is_not_recovered_or_not_noticed(monkeypatch: pytest.Monk
     assert (unnoticed.recovered, unnoticed.reason, unnoticed.detection_seconds) == (False, "", None)
 
 
+def test_memory_may_take_long_to_exhaust(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nooks.lab.ways.NOTICE_SECONDS", 60.0)
+    monkeypatch.setattr("nooks.lab.ways.LEAK_NOTICE_SECONDS", 0.05)
+    unnoticed = asyncio.run(asyncio.wait_for(fail(FakeProduct(notices=False), "leak"), 20))
+    assert unnoticed.noticed is None
+
+
 @pytest.mark.parametrize(
     ("way", "found", "happened", "takes_the_machine"),
     [

@@ -25,10 +25,11 @@ CRASHES = {
     "leak": "memory exhausted",
     "silent": "card stops, driver doesn't notice",
 }
-TEXT, SUPERVISOR = "text", "supervisor"
+TEXT, SUPERVISOR, LEAK = "text", "supervisor", "leak"
 DESCRIPTIONS = {**CRASHES, TEXT: "driver's live code changed", SUPERVISOR: "supervisor killed"}
 
 NOTICE_SECONDS = 60.0
+LEAK_NOTICE_SECONDS = 600.0  # each page that is touched for the first time: in a nested domain that is an exit
 RESUME_SECONDS = 120.0
 INJECTIONS = 40
 FAULTS_PER_INJECTION = 5
@@ -87,7 +88,7 @@ async def fail(product: Product, way: str, seed: int = 0) -> Failure:
     else:
         failure.started = time.time()
         await product.crash(way)
-        report = await _failed(product, failure, NOTICE_SECONDS)
+        report = await _failed(product, failure, LEAK_NOTICE_SECONDS if way == LEAK else NOTICE_SECONDS)
     if report is None:
         return failure
     failure.reason, failure.noticed = report.reason, report.time
