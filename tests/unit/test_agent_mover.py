@@ -1,32 +1,51 @@
-"""The mover, on the host: a file in place of a disk, memory files in place of region and port."""
+"""Both movers, on the host: a file in place of a disk, memory files in place of region and port."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from errno import ENOTTY
 from pathlib import Path
 
 import pytest
 
 from nooks.agent import mover
+from nooks.image import native
 from nooks.nook.block_link import REGION_BYTES, Link
-from nooks.xpc.block import ALONE, BARRIER, FLUSH, FUA, READ, REQUEST, REQUEST_MAGIC, REQUEST_MARK, WRITE
+from nooks.xpc.block import (
+    ALONE,
+    BARRIER,
+    DISCARD,
+    FLUSH,
+    FUA,
+    READ,
+    REQUEST,
+    REQUEST_MAGIC,
+    REQUEST_MARK,
+    WRITE,
+    ZERO,
+)
 
 SIZE = 4 << 20
 
 
 class Bench:
-    """A link whose other end a mover of four threads serves."""
+    """A link whose other end a mover serves: ``program``, or the one in Python, of four threads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Path | None) -> None:
         self.disk = folder / "disk"
         self.disk.write_bytes(bytes(SIZE))
         self.link, theirs = Link.create()
         region = f"/proc/self/fd/{self.link.region_fd}"
         with theirs:
             self.process = os.fork()
-            if self.process == 0:
+            if self.process == 0 and program is None:
                 mover.Work(theirs.fileno(), str(self.disk), region, REGION_BYTES).run()
+            elif self.process == 0:
+                assert program is not None
+                os.set_inheritable(theirs.fileno(), True)
+                os.set_inheritable(self.link.region_fd, True)
+                os.execv(program, [str(program), str(theirs.fileno()), str(self.disk), region, str(REGION_BYTES)])
 
     def close(self) -> None:
         os.kill(self.process, signal.SIGKILL)
@@ -48,9 +67,19 @@ class Bench:
         return results
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mover in C; a warning of the compiler is an error here."""
+    target = tmp_path_factory.mktemp("mover") / "mover"
+    compiler = native.find_compiler("amd64")
+    assert compiler is not None, "install " + native.PACKAGES
+    native.compile_mover(compiler, target, ("-Wall", "-Wextra", "-Werror"))
+    return target
+
+
+@pytest.fixture(params=["Python", "C"])
+def bench(tmp_path: Path, request: pytest.FixtureRequest, program: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, program if request.param == "C" else None)
     yield made
     made.close()
 
@@ -133,3 +162,27 @@ def test_a_rehearsal_that_was_cut_short_is_ended_before_anything_else(bench: Ben
     assert bench.ask((WRITE, 0, 0, 4096, 0), (BARRIER, 1, 0, 0, 0)) == {0: 4096, 1: 0}
     assert bench.disk.read_bytes()[:4096] == b"x" * 4096
     assert bench.link.room
+
+
+def test_zeroing_and_discarding_are_answered_beside_others(bench: Bench) -> None:
+    """A file has neither: what the kernel says comes back, each under its own tag, and a barrier awaits them."""
+    results = bench.ask((ZERO, 1, 0, 4096, 0), (DISCARD, 2, 0, 4096, 0), (READ, 3, 0, 4096, 0), (BARRIER, 4, 0, 0, 0))
+    assert (results[1], results[2]) == (-ENOTTY, -ENOTTY)
+    assert (results[3], results[4]) == (4096, 0)
+
+
+def test_data_outside_the_region_are_refused(bench: Bench) -> None:
+    outside = (READ, 1, 0, 4096, REGION_BYTES - 2048), (WRITE, 2, 0, 4096, REGION_BYTES + 4096)
+    results = bench.ask(*outside, (READ, 3, 0, 4096, 0))
+    assert results[1] != 4096
+    assert results[2] <= 0
+    assert results[3] == 4096
+    assert bench.disk.read_bytes() == bytes(SIZE)
+
+
+def test_without_a_compiler_images_go_without_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.digest("i386") == ""
+    assert native.digest("amd64")
+    for value in ("", "/nonexistent/cc"):
+        monkeypatch.setenv("CC", value)
+        assert native.digest("amd64") == ""

@@ -1,7 +1,8 @@
 """Moves a disk's data between the driver and the buffer region, at the host's orders; a process of its own.
 
 Several threads, each of which takes an order from the data port, carries it out, and answers. Reads and writes bypass
-the page cache. A process and not a thread of the agent: CPython's global lock is theirs alone.
+the page cache. A process and not a thread of the agent: CPython's global lock is theirs alone. Where the image has
+the same in C (``mover.c``), the process runs that.
 """
 
 import mmap
@@ -36,6 +37,7 @@ _RANGE = Struct("=2Q")
 _RWF_DSYNC = 0x2  # include/uapi/linux/fs.h, and the next two
 _BLKDISCARD, _BLKZEROOUT = 0x1277, 0x127F
 _READ_BYTES = 4096
+_PROGRAM = "/usr/bin/nooks-mover"  # image/native.py
 _BEGINNING = REQUEST_MAGIC.to_bytes(2, "little")
 
 
@@ -47,7 +49,10 @@ class Mover:
         self.process_id = os.fork()
         if self.process_id == 0:
             try:
-                node = os.open(port, os.O_RDWR | os.O_CLOEXEC)
+                node = os.open(port, os.O_RDWR)
+                if os.path.exists(_PROGRAM):  # noqa: PTH110 - pathlib costs too much here
+                    os.set_inheritable(node, True)
+                    os.execv(_PROGRAM, (_PROGRAM, str(node), disk, f"/dev/{region}", str(self.region_bytes)))
                 Work(node, disk, f"/dev/{region}", self.region_bytes).run()
             except Exception:  # noqa: BLE001 - the console is all there is
                 sys.__excepthook__(*sys.exc_info())  # type: ignore[arg-type]

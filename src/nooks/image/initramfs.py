@@ -14,7 +14,7 @@ import nooks
 from nooks.host import cache
 from nooks.host.errors import InputError
 from nooks.image import kernel as kernels
-from nooks.image import kernel_trees
+from nooks.image import kernel_trees, native
 from nooks.image import userland as userlands
 from nooks.image.kernel import FLAVOURS, Kernel
 from nooks.image.modules import Module, ModuleTree
@@ -58,14 +58,17 @@ def build(
     firmware: Sequence[str] = (),
     progress: Progress = quiet,
     payload: Payload = AGENT,
+    moving: bool = False,
 ) -> Image:
     """The image with ``modules`` and everything that they depend on; made unless it is in the cache.
 
-    ``firmware`` names files below /lib/firmware of the kernel's directory or of the host. Raises InputError if the
+    ``firmware`` names files below /lib/firmware of the kernel's directory or of the host; ``moving`` is for images of
+    disks, and adds the program that moves their data, where there is a compiler for it. Raises InputError if the
     kernel lacks a module, NooksError if a part can't be had.
     """
-    userland = userlands.resolve(FLAVOURS[kernel.flavour].architecture, progress)
-    sources = payload.digest() + _own_digest()
+    architecture = FLAVOURS[kernel.flavour].architecture
+    userland = userlands.resolve(architecture, progress)
+    sources = payload.digest() + _own_digest() + (native.digest(architecture) if moving else "")
     parts = [kernel.digest, list(modules), list(firmware), userland.digest, sources, module_states(kernel, modules)]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
     place = cache.find(_KIND, key)
@@ -73,7 +76,7 @@ def build(
         from nooks.image.recipe import Recipe  # brings pyelftools and more; not needed while all is cached
 
         recipe = Recipe(kernels.whole(kernel, progress), userlands.whole(userland, progress), payload, progress)
-        place = cache.entry(_KIND, key, lambda folder: recipe.make(folder, modules, firmware))
+        place = cache.entry(_KIND, key, lambda folder: recipe.make(folder, modules, firmware, moving=moving))
         cache.prune(_KIND, keep=_KEEP, unused_seconds=_UNUSED_SECONDS)
     cache.touch(place)
     facts = json.loads((place / FACTS).read_bytes())

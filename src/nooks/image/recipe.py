@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nooks.host.errors import NooksError
+from nooks.host.process import ProcessError
+from nooks.image import native
 from nooks.image.cpio import CpioWriter
 from nooks.image.initramfs import ARCHIVE, FACTS, base_modules
 from nooks.image.kernel import Kernel
@@ -32,8 +34,8 @@ class Recipe:
     payload: Payload
     progress: Progress
 
-    def make(self, folder: Path, names: Sequence[str], firmware: Sequence[str]) -> None:
-        """Write the archive and the facts about it."""
+    def make(self, folder: Path, names: Sequence[str], firmware: Sequence[str], *, moving: bool) -> None:
+        """Write the archive and the facts about it; ``moving`` as of ``initramfs.build``."""
         self.progress(f"building an image for {', '.join(names) or 'no driver'} on kernel {self.kernel.version}")
         tree = ModuleTree(self.kernel.modules, self.kernel.version)
         base = base_modules(tree)
@@ -43,6 +45,8 @@ class Recipe:
             writer = CpioWriter(file)
             _add_skeleton(writer)
             self._add_python(writer)
+            if moving:
+                self._add_mover(writer)
             _add_modules(writer, base, driver)
             for how, module in crash_modules(tree).items():
                 writer.regular(f"/crash/{how}.ko", module)
@@ -68,6 +72,20 @@ class Recipe:
         for folder_name in parts.directories:
             writer.directory(folder_name)
         writer.regular("/init", parts.init.encode(), 0o755)
+
+    def _add_mover(self, writer: CpioWriter) -> None:
+        """The program that moves a disk's data. It is linked with what the interpreter is linked with: libc alone."""
+        compiler = native.find_compiler(self.userland.architecture)
+        if compiler is None:
+            return
+        with tempfile.TemporaryDirectory(prefix="nooks-") as folder:
+            program = Path(folder) / "mover"
+            try:
+                native.compile_mover(compiler, program)
+            except ProcessError as error:
+                self.progress(f"data of disks will be moved by Python, which is slower: {error.message}")
+                return
+            writer.regular(native.INSIDE, program.read_bytes(), 0o755)
 
 
 def _add_skeleton(writer: CpioWriter) -> None:

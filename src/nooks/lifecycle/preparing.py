@@ -49,7 +49,8 @@ def prepare_image(spec: Spec, driver: Driver, progress: Progress = quiet) -> dic
             *driver.with_modules,
             driver.module,
         ]
-        image = initramfs.build(resolved, modules, firmware=driver.firmware, progress=progress)
+        moving = driver.driver_class == "block"
+        image = initramfs.build(resolved, modules, firmware=driver.firmware, progress=progress, moving=moving)
     except InputError as error:
         if driver.known:
             raise

@@ -1,0 +1,259 @@
+/* The mover of mover.py once more, in C: what it does and why is said there and in nooks/xpc/block.py, whose constants
+ * the compiler is given as XPC_*. One thread, and the kernel's asynchronous I/O (io_submit(2)): a request costs the
+ * domain's processor a third of what it costs in Python. Zeroing and discarding, which have no such form, get a thread
+ * each.
+ *
+ * Usage: mover PORT DISK REGION REGION_BYTES; PORT is the number of an open descriptor.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct __attribute__((packed)) request { /* xpc/block.py, REQUEST */
+    uint16_t magic;
+    uint8_t operation, flags;
+    uint32_t tag;
+    uint64_t offset, length;
+    uint32_t buffer;
+    uint16_t zero, mark;
+};
+
+struct __attribute__((packed)) reply { /* xpc/block.py, REPLY */
+    uint16_t magic, zero;
+    uint32_t tag;
+    int32_t result;
+    uint32_t mark;
+};
+
+struct ended { /* what a thread says of its request */
+    uint32_t tag;
+    int32_t result;
+};
+
+_Static_assert(sizeof(struct request) == XPC_REQUEST_SIZE, "REQUEST of nooks/xpc/block.py");
+_Static_assert(sizeof(struct reply) == XPC_REPLY_SIZE, "REPLY of nooks/xpc/block.py");
+
+enum { DEPTH = 256, RECEIVED_BYTES = 128 * sizeof(struct request), ABSENT_US = 20000, FULL_US = 1000 };
+
+static int port, disk, completed, ended_here, ended_there;
+static char *region;
+static uint64_t region_bytes;
+static aio_context_t context;
+static unsigned submitted, threads; /* requests without an answer yet */
+
+static void fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void answer(uint32_t tag, int32_t result)
+{
+    struct reply reply = {XPC_REPLY_MAGIC, 0, tag, result, XPC_REPLY_MARK};
+    while (write(port, &reply, sizeof reply) < 0) {
+        struct pollfd writable = {port, POLLOUT, 0};
+        if (errno != EAGAIN && errno != EINTR)
+            fail("mover: port");
+        poll(&writable, 1, -1);
+        if (writable.revents & POLLHUP)
+            usleep(FULL_US); /* nobody holds the other end: somebody will, and is to find a whole reply */
+    }
+}
+
+/* Answer what the kernel is done with; wait for at least so many. */
+static void reap(long least)
+{
+    struct io_event events[DEPTH];
+    long count = syscall(SYS_io_getevents, context, least, DEPTH, events, NULL);
+    for (long index = 0; index < count; index++) {
+        submitted--;
+        answer((uint32_t)events[index].data, (int32_t)events[index].res);
+    }
+}
+
+static void reap_thread(void)
+{
+    struct ended ended;
+    if (read(ended_here, &ended, sizeof ended) == sizeof ended) {
+        threads--;
+        answer(ended.tag, ended.result);
+    }
+}
+
+static void *zero_or_discard(void *given)
+{
+    struct request *request = given;
+    uint64_t range[2] = {request->offset, request->length};
+    struct ended ended = {request->tag, 0};
+    if (ioctl(disk, request->operation == XPC_ZERO ? BLKZEROOUT : BLKDISCARD, range) < 0)
+        ended.result = -errno;
+    free(request);
+    if (write(ended_there, &ended, sizeof ended) != sizeof ended)
+        fail("mover: pipe");
+    return NULL;
+}
+
+static int in_a_thread(const struct request *request)
+{
+    pthread_t thread;
+    struct request *copy = malloc(sizeof *copy);
+    if (!copy)
+        return -ENOMEM;
+    *copy = *request;
+    int error = pthread_create(&thread, NULL, zero_or_discard, copy);
+    if (error) {
+        free(copy);
+        return -error;
+    }
+    pthread_detach(thread);
+    threads++;
+    return 0;
+}
+
+static int submit(const struct request *request)
+{
+    struct iocb block = {
+        .aio_data = request->tag,
+        .aio_fildes = disk,
+        .aio_flags = IOCB_FLAG_RESFD,
+        .aio_resfd = completed,
+    };
+    struct iocb *blocks[1] = {&block};
+    if (request->operation == XPC_FLUSH) {
+        block.aio_lio_opcode = IOCB_CMD_FDSYNC;
+    } else {
+        if (request->buffer > region_bytes || request->length > region_bytes - request->buffer)
+            return -EINVAL;
+        block.aio_lio_opcode = request->operation == XPC_READ ? IOCB_CMD_PREAD : IOCB_CMD_PWRITE;
+        block.aio_rw_flags = request->operation == XPC_WRITE && request->flags & XPC_FUA ? RWF_DSYNC : 0;
+        block.aio_buf = (uintptr_t)(region + request->buffer);
+        block.aio_nbytes = request->length;
+        block.aio_offset = (int64_t)request->offset;
+    }
+    while (syscall(SYS_io_submit, context, 1, blocks) != 1) {
+        if (errno != EAGAIN || !submitted)
+            return -errno;
+        reap(1);
+    }
+    submitted++;
+    return 0;
+}
+
+static void carry_out(const struct request *request)
+{
+    int error = -EINVAL;
+    switch (request->operation) {
+    case XPC_READ:
+    case XPC_WRITE:
+    case XPC_FLUSH:
+        error = submit(request);
+        break;
+    case XPC_ZERO:
+    case XPC_DISCARD:
+        error = in_a_thread(request);
+        break;
+    case XPC_BARRIER:
+        while (submitted)
+            reap(1);
+        while (threads)
+            reap_thread();
+        answer(request->tag, 0);
+        return;
+    }
+    if (error)
+        answer(request->tag, error);
+}
+
+/* Carry out the whole requests among the first bytes, skipping torn ones; returns how many bytes are done with. */
+static size_t take(const char *received, size_t bytes)
+{
+    size_t at = 0;
+    while (bytes - at >= sizeof(struct request)) {
+        struct request request;
+        memcpy(&request, received + at, sizeof request);
+        if (request.magic == XPC_REQUEST_MAGIC && request.mark == XPC_REQUEST_MARK) {
+            at += sizeof request;
+            carry_out(&request);
+            continue;
+        }
+        uint16_t magic;
+        do {
+            at++;
+            memcpy(&magic, received + at, sizeof magic);
+        } while (magic != XPC_REQUEST_MAGIC && bytes - at > sizeof magic);
+        if (magic != XPC_REQUEST_MAGIC)
+            at = bytes - 1;
+    }
+    return at;
+}
+
+static void receive(void)
+{
+    static char received[RECEIVED_BYTES];
+    static size_t have;
+    ssize_t count = read(port, received + have, sizeof received - have);
+    if (count == 0)
+        usleep(ABSENT_US); /* nobody holds the other end */
+    if (count <= 0)
+        return;
+    have += (size_t)count;
+    size_t done = take(received, have);
+    have -= done;
+    memmove(received, received + done, have);
+}
+
+static void open_all(char **names)
+{
+    int pipes[2], node = open(names[2], O_RDWR | O_CLOEXEC);
+    region_bytes = strtoull(names[3], NULL, 10);
+    region = node < 0 ? MAP_FAILED : mmap(NULL, region_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, node, 0);
+    if (region == MAP_FAILED)
+        fail(names[2]);
+    port = atoi(names[0]);
+    if (fcntl(port, F_SETFL, O_NONBLOCK) < 0)
+        fail("mover: port");
+    disk = open(names[1], O_RDWR | O_DIRECT | O_CLOEXEC);
+    if (disk < 0 && errno != ENXIO) /* else it is not there yet, which is not the same as not to be written to */
+        disk = open(names[1], O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
+    if (disk < 0)
+        fail(names[1]);
+    completed = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (completed < 0 || pipe(pipes) < 0 || syscall(SYS_io_setup, DEPTH, &context) < 0)
+        fail("mover");
+    ended_here = pipes[0];
+    ended_there = pipes[1];
+}
+
+int main(int count, char **arguments)
+{
+    if (count != 5)
+        return 2;
+    open_all(arguments + 1);
+    for (;;) {
+        struct pollfd awaited[] = {{port, POLLIN, 0}, {completed, POLLIN, 0}, {ended_here, POLLIN, 0}};
+        if (poll(awaited, 3, -1) < 0)
+            continue;
+        if (awaited[1].revents) {
+            uint64_t times;
+            if (read(completed, &times, sizeof times) == sizeof times)
+                reap(0);
+        }
+        if (awaited[2].revents)
+            reap_thread();
+        if (awaited[0].revents)
+            receive();
+    }
+}

@@ -1,0 +1,61 @@
+"""The one program of ours for domains that is not Python: the mover of a disk's data (``agent/mover.c``).
+
+It does what ``agent/mover.py`` does, sooner. Where no C compiler makes programs for the domain, images go without it
+and the agent does it in Python. ``CC`` names the compiler, as for make; empty, there is none.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import nooks
+from nooks.host.process import run
+from nooks.xpc import block
+
+SOURCE = Path(nooks.__path__[0], "agent/mover.c")
+INSIDE = "/usr/bin/nooks-mover"
+"""Where it lies in a domain."""
+
+PACKAGES = "gcc libc6-dev"
+"""The Debian packages that it takes to make it."""
+
+_ARCHITECTURES = {"amd64": "x86_64"}
+"""By Debian's name the kernel's; with another architecture's kernels no disk has been tried."""
+
+_SECONDS = 60.0
+_SHARED = (
+    *("READ", "WRITE", "FLUSH", "ZERO", "DISCARD", "BARRIER", "FUA"),
+    *("REQUEST_MAGIC", "REQUEST_MARK", "REPLY_MAGIC", "REPLY_MARK"),
+)
+"""The constants of ``xpc/block.py`` that the program is compiled with."""
+
+
+def digest(architecture: str) -> str:
+    """Changes with the program that an image for this architecture would have; "" if it would have none."""
+    compiler = find_compiler(architecture)
+    if compiler is None:
+        return ""
+    parts = (compiler, *definitions(), SOURCE.read_text())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def find_compiler(architecture: str) -> str | None:
+    """The compiler for programs of a domain of this architecture; None if there is none."""
+    wanted = os.environ.get("CC", "cc")
+    here = os.uname().machine == _ARCHITECTURES.get(architecture)
+    return shutil.which(wanted) if wanted and here else None
+
+
+def definitions() -> list[str]:
+    """What the compiler is told of the protocol."""
+    numbers = {name: int(getattr(block, name)) for name in _SHARED}
+    numbers |= {"REQUEST_SIZE": block.REQUEST.size, "REPLY_SIZE": block.REPLY.size}
+    return [f"-DXPC_{name}={number:#x}" for name, number in numbers.items()]
+
+
+def compile_mover(compiler: str, target: Path, options: Sequence[str] = ()) -> None:
+    """Make the program for this machine. Raises ProcessError, with what was said, if libc's headers lack, say."""
+    argv = [compiler, "-std=gnu11", "-O2", *options, *definitions(), "-o", str(target), str(SOURCE), "-pthread"]
+    run(argv, timeout_seconds=_SECONDS)
