@@ -12,7 +12,7 @@ import pytest
 from endpoints import CSUM, MAC, TSO4, TSO6, command, needs_tap, new_namespace, offload
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from nooks.endpoint import netns, rtnl
+from nooks.endpoint import netlink, netns, rtnl
 from nooks.endpoint.ledger import Ledger
 from nooks.endpoint.tap import TapEndpoint
 from nooks.endpoint.watch import Watch, multicast_groups
@@ -248,7 +248,7 @@ def test_a_vlan_message_is_read_as_pyroute2_writes_it() -> None:
     ]
     message["header"]["type"] = rtnl.RTM_NEWLINK
     message.encode()
-    ((kind, body),) = rtnl.messages(bytes(message.data))
+    ((kind, body),) = netlink.messages(bytes(message.data))
     assert rtnl.parse_link(kind, body) == rtnl.Link(9, "nook.7", True, False, parent=4, vlan=7)
 
 

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from nooks.endpoint import netns, rtnl
+from nooks.endpoint import netlink, netns, rtnl
 from nooks.endpoint.interface import read_all
 from nooks.endpoint.multiqueue import EndpointGone
 from nooks.endpoint.tap import TapEndpoint
@@ -99,7 +99,7 @@ class Watch:
                 self._relist()
                 mine = True
                 continue
-            for kind, body in rtnl.messages(data):
+            for kind, body in netlink.messages(data):
                 link = rtnl.parse_link(kind, body)
                 if link is not None:
                     mine |= self._note(link)
