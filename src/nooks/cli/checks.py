@@ -245,6 +245,20 @@ def _amount(name: str, have: int, need: int, least: int, what: str, fix: str) ->
     return Check(name, "warn" if have >= least else "fail", f"{text}, {need >> 20} MB are wanted", fix)
 
 
+def disk_endpoint() -> Iterator[Check]:
+    """What applications see of a disk, and whether it outlives a supervisor."""
+    from nooks.endpoint import disk as endpoints
+
+    kind = endpoints.kind(load=False)
+    if kind == "fuse":
+        yield Check("disk endpoint", "ok", "a loop device on FUSE")
+    elif kind == "nbd":
+        yield Check("disk endpoint", "ok", "a network block device (this kernel's FUSE would not outlive a supervisor)")
+    else:
+        told = "a loop device on FUSE: what is under way when a supervisor is killed waits for ever"
+        yield Check("disk endpoint", "warn", told, "modprobe nbd, or Linux 6.9 or newer")
+
+
 LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (
     python,
     root,
@@ -253,6 +267,7 @@ LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (
     kvm,
     cgroups,
     programs,
+    disk_endpoint,
     disk,
     memory,
     caches,

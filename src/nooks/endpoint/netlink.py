@@ -29,7 +29,8 @@ def generic_socket() -> socket.socket:
 def family(connection: socket.socket, name: str) -> dict[int, bytes]:
     """What generic netlink says of a family. Raises OSError (ENOENT: the kernel has none of that name)."""
     body = generic(_GETFAMILY, attribute(_CTRL_FAMILY_NAME, name.encode() + b"\0"))
-    for kind, answer in exchange(connection, message(_GENL_CONTROL, REQUEST | ACK, body)):
+    answers = list(exchange(connection, message(_GENL_CONTROL, REQUEST | ACK, body)))  # to the last: others follow
+    for kind, answer in answers:
         if kind == _GENL_CONTROL:
             return generic_attributes(answer)
     raise OSError(2, f"generic netlink has no family {name}")

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nooks.device.medium import adopt_medium
+from nooks.endpoint import disk
 from nooks.endpoint.fuse_disk import FuseDisk
+from nooks.endpoint.nbd_disk import NbdDisk
 from nooks.host.errors import StateError
 from nooks.nook.block_link import Link
 from nooks.nook.block_tray import MEDIUM, Tray, is_removable, open_first
@@ -30,7 +32,7 @@ class Parts:
     """``state`` is that of the disk as applications see it, None before the first driver was up."""
 
     tray: Tray
-    endpoint: FuseDisk
+    endpoint: disk.Disk
     store: WriteLog
     log: RequestLog
     links: dict[int, Link] = field(default_factory=dict[int, Link])
@@ -41,14 +43,15 @@ def make(spec: Spec, ledger: Ledger) -> Parts:
     """For a new nook. Raises NooksError; nothing is left then."""
     tray = Tray(spec, ledger, None if spec.real else open_first(spec))
     try:
-        endpoint = FuseDisk.create(tray.size_bytes, read_only=is_removable(spec))
+        endpoint = disk.create(tray.size_bytes, read_only=is_removable(spec))
     except BaseException:
         tray.close()
         raise
     store = WriteLog.create()
     tray.hold()
     ledger.give(WRITES, store.fileno())
-    ledger.give(FUSE, endpoint.descriptor)
+    if isinstance(endpoint, FuseDisk):
+        ledger.give(FUSE, endpoint.descriptor)
     return Parts(tray, endpoint, store, RequestLog(store))
 
 
@@ -59,8 +62,11 @@ def adopt(spec: Spec, ledger: Ledger) -> Parts:
         raise StateError(f"the start of {spec.name} was broken off", f"'nooks stop {spec.name}' clears up")
     state = BlockState.parse({key: value for key, value in facts["state"].items() if key != "class"})
     medium = adopt_medium(ledger.take(MEDIUM), int(facts["size_bytes"])) if MEDIUM in held else None
-    endpoint = FuseDisk.adopt(
-        ledger.take(FUSE), Path(facts["device"]), spec.name, state.size_bytes, read_only=state.read_only
+    size, path = state.size_bytes, Path(facts["device"])
+    endpoint = (
+        NbdDisk.adopt(path, spec.name, size, read_only=state.read_only)
+        if disk.is_nbd(path)
+        else FuseDisk.adopt(ledger.take(FUSE), path, spec.name, size, read_only=state.read_only)
     )
     store, kept = WriteLog.adopt(ledger.take(WRITES))
     links = {

@@ -79,13 +79,12 @@ def remove_namespace(name: str) -> None:
 
 
 def detach_block_device(name: str) -> None:
-    """Take a dead block nook's loop device off its file, which nobody serves any more. Raises NooksError."""
+    """Take away a dead block nook's device, which nobody serves any more. Raises NooksError."""
     link = nook_dir(name) / BLOCK_DEVICE
     if link.is_symlink():
-        from nooks.endpoint.fuse_disk import file_name
-        from nooks.endpoint.loop import LoopDevice
+        from nooks.endpoint import disk
 
-        LoopDevice(link.readlink(), file_name(name)).detach()
+        disk.detach_left(link.readlink(), name)
 
 
 def give_back_device(name: str) -> None:
