@@ -71,7 +71,7 @@ fuzz: setup ## look for messages that harm a device model, guided by coverage: F
 test-lab-short: setup ## one real card on an emulated PC, taken, failed and given back
 	$(AS_ROOT) $(LAB) --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
 
-test-lab: setup ## all of the tests with real devices, on emulated PCs: an hour
+test-lab: setup ## all of the tests with real devices, on emulated PCs: more than an hour
 	$(AS_ROOT) $(LAB) $(LAB_CARDS) -- $(IN_LAB) tests/lab/test_attach.py tests/lab/test_devices.py
 	$(AS_ROOT) $(LAB) $(LAB_DISKS) -- $(IN_LAB) tests/lab/test_attach_disks.py
 	$(AS_ROOT) $(LAB) $(LAB_GROUP) -- $(IN_LAB) tests/lab/test_refusals.py tests/lab/test_devices.py

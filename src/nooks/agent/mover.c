@@ -1,7 +1,6 @@
 /* The mover of mover.py once more, in C: what it does and why is said there and in nooks/xpc/block.py, whose constants
- * the compiler is given as XPC_*. One thread, and the kernel's asynchronous I/O (io_submit(2)): a request costs the
- * domain's processor a third of what it costs in Python. Zeroing and discarding, which have no such form, get a thread
- * each.
+ * the compiler is given as XPC_*. One thread, and the kernel's asynchronous I/O (io_submit(2)). Zeroing and discarding,
+ * which have no such form, get a thread each.
  *
  * Usage: mover PORT DISK REGION REGION_BYTES; PORT is the number of an open descriptor.
  */

@@ -33,11 +33,13 @@ from nooks.xpc.block import (
 )
 
 THREADS = 4
+PROGRAM = "/usr/bin/nooks-mover"
+"""Where an image has ``mover.c``, compiled."""
+
 _RANGE = Struct("=2Q")
 _RWF_DSYNC = 0x2  # include/uapi/linux/fs.h, and the next two
 _BLKDISCARD, _BLKZEROOUT = 0x1277, 0x127F
 _READ_BYTES = 4096
-_PROGRAM = "/usr/bin/nooks-mover"  # image/native.py
 _BEGINNING = REQUEST_MAGIC.to_bytes(2, "little")
 
 
@@ -50,9 +52,9 @@ class Mover:
         if self.process_id == 0:
             try:
                 node = os.open(port, os.O_RDWR)
-                if os.path.exists(_PROGRAM):  # noqa: PTH110 - pathlib costs too much here
+                if os.path.exists(PROGRAM):  # noqa: PTH110 - pathlib costs too much here
                     os.set_inheritable(node, True)
-                    os.execv(_PROGRAM, (_PROGRAM, str(node), disk, f"/dev/{region}", str(self.region_bytes)))
+                    os.execv(PROGRAM, (PROGRAM, str(node), disk, f"/dev/{region}", str(self.region_bytes)))
                 Work(node, disk, f"/dev/{region}", self.region_bytes).run()
             except Exception:  # noqa: BLE001 - the console is all there is
                 sys.__excepthook__(*sys.exc_info())  # type: ignore[arg-type]

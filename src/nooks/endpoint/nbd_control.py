@@ -11,7 +11,7 @@ from time import monotonic, sleep
 
 from nooks.endpoint import netlink
 from nooks.host.errors import MachineError, NooksError
-from nooks.host.process import ProcessError, run
+from nooks.host.process import run
 
 FAMILY = "nbd"
 SYSFS = Path("/sys/block")
@@ -110,19 +110,6 @@ def owner(path: Path) -> str:
 def index_of(path: Path) -> int:
     """The number of the device at /dev/nbdN."""
     return int(path.name.removeprefix("nbd"))
-
-
-def program(*argv: str | Path, within_seconds: float = _SECONDS) -> None:
-    """Do something that waits for the device, in a program of its own (see loop.py for why). Raises ProcessError."""
-    run([str(word) for word in argv], timeout_seconds=within_seconds)
-
-
-def try_program(*argv: str | Path) -> None:
-    """As ``program``, where it matters little."""
-    try:
-        program(*argv)
-    except ProcessError:
-        return
 
 
 def _ask(command: int, name: str, values: Iterable[tuple[int, int]], more: bytes) -> dict[int, bytes]:

@@ -3,6 +3,7 @@
 When a supervisor dies its connection ends, and requests wait in the kernel for the next one's.
 """
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from nooks.endpoint import nbd_control
 from nooks.endpoint.fuse_disk import file_name
 from nooks.endpoint.nbd import NbdFront
 from nooks.host.errors import MachineError
-from nooks.host.process import ProcessError
+from nooks.host.process import ProcessError, run
 from nooks.xpc.block import REQUEST_BYTES_MAX
+
+_SECONDS = 60.0
 
 UNANSWERED_MILLISECONDS = 2000
 """After so long the kernel looks whether the connection is another one, and sends a request again if so."""
@@ -62,7 +65,8 @@ class NbdDisk:
             (queue / "max_sectors_kb").write_text(str(REQUEST_BYTES_MAX >> 10))
         except OSError as error:
             raise MachineError(f"{queue} can't be set up: {error.strerror}", "see the kernel's log") from None
-        nbd_control.try_program("blockdev", "--rereadpt", self._path)  # a CD without a medium has none
+        with contextlib.suppress(ProcessError):  # a CD without a medium has none
+            _blockdev("--rereadpt", self._path)
 
     @property
     def is_published(self) -> bool:
@@ -76,12 +80,12 @@ class NbdDisk:
                 nbd_control.resize(nbd_control.index_of(self._path), self._name, self.front.size_bytes)
             except OSError as error:
                 raise ProcessError(f"{self._path} can't be resized: {error.strerror}") from None
-            nbd_control.program("blockdev", "--flushbufs", self._path)
+            self.flush(_SECONDS)
 
     def flush(self, within_seconds: float) -> None:
         """Have the driver write what the host's page cache has of the device. Raises ProcessError."""
         if self._path is not None:
-            nbd_control.program("blockdev", "--flushbufs", self._path, within_seconds=within_seconds)
+            _blockdev("--flushbufs", self._path, within_seconds)
 
     def withdraw(self) -> None:
         """Take the device away, at the latest when its last user closes it; its front must still be served.
@@ -111,4 +115,10 @@ def withdraw(path: Path, name: str) -> None:
         nbd_control.leave(nbd_control.index_of(path), name)
     except OSError as error:
         raise ProcessError(f"{path} can't be taken away: {error.strerror}") from None
-    nbd_control.try_program("blockdev", "--getsize64", path)  # that closes it
+    with contextlib.suppress(ProcessError):  # it opens the device, and closing it is what counts
+        _blockdev("--getsize64", path)
+
+
+def _blockdev(what: str, path: Path, within_seconds: float = _SECONDS) -> None:
+    """In a program of its own: whoever serves the device must not wait for it (loop.py). Raises ProcessError."""
+    run(["blockdev", what, str(path)], timeout_seconds=within_seconds)

@@ -47,8 +47,7 @@ class Link:
 
 def link_socket(namespace: int | None = None) -> socket.socket:
     """A non-blocking socket on which the namespace's link and address changes arrive. Raises OSError."""
-    with netns.entered(namespace):
-        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    connection = _route_socket(namespace)
     connection.bind((0, _GROUP_LINK | _GROUP_IPV4_ADDRESS | _GROUP_IPV6_ADDRESS))
     connection.setblocking(False)
     return connection
@@ -71,9 +70,7 @@ def ethtool_socket(namespace: int | None = None) -> socket.socket | None:
 
 def links(namespace: int | None = None) -> list[Link]:
     """All interfaces of a namespace. Raises OSError."""
-    with netns.entered(namespace):
-        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    with connection:
+    with _route_socket(namespace) as connection:
         request = netlink.message(RTM_GETLINK, netlink.REQUEST | netlink.DUMP, _LINK.pack(0, 0, 0, 0, 0))
         return [link for kind, body in netlink.exchange(connection, request) if (link := parse_link(kind, body))]
 
@@ -93,9 +90,7 @@ def add_address(index: int, address: str, namespace: int | None = None) -> None:
     body += netlink.attribute(_IFA_LOCAL, parsed.packed) + netlink.attribute(_IFA_ADDRESS, parsed.packed)
     if not version_6 and parsed.network.prefixlen < 31:
         body += netlink.attribute(_IFA_BROADCAST, parsed.network.broadcast_address.packed)
-    with netns.entered(namespace):
-        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    with connection:
+    with _route_socket(namespace) as connection:
         request = netlink.message(RTM_NEWADDR, netlink.REQUEST | netlink.ACK | netlink.CREATE | netlink.EXCLUSIVE, body)
         try:
             list(netlink.exchange(connection, request))
@@ -105,14 +100,9 @@ def add_address(index: int, address: str, namespace: int | None = None) -> None:
 
 def delete_link(index: int, namespace: int | None = None) -> None:
     """Delete an interface. Raises OSError as the kernel does."""
-    with netns.entered(namespace):
-        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    with connection:
-        list(
-            netlink.exchange(
-                connection, netlink.message(RTM_DELLINK, netlink.REQUEST | netlink.ACK, _LINK.pack(0, 0, index, 0, 0))
-            )
-        )
+    with _route_socket(namespace) as connection:
+        request = netlink.message(RTM_DELLINK, netlink.REQUEST | netlink.ACK, _LINK.pack(0, 0, index, 0, 0))
+        list(netlink.exchange(connection, request))
 
 
 def parse_link(kind: int, body: bytes) -> Link | None:
@@ -149,3 +139,8 @@ def address_index(kind: int, body: bytes) -> int | None:
     if kind not in (RTM_NEWADDR, RTM_NEWADDR + 1) or len(body) < _ADDRESS.size:
         return None
     return int(_ADDRESS.unpack_from(body)[4])
+
+
+def _route_socket(namespace: int | None) -> socket.socket:
+    with netns.entered(namespace):
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)

@@ -15,9 +15,6 @@ from nooks.host.process import run
 from nooks.xpc import block
 
 SOURCE = Path(nooks.__path__[0], "agent/mover.c")
-INSIDE = "/usr/bin/nooks-mover"
-"""Where it lies in a domain."""
-
 PACKAGES = "gcc libc6-dev"
 """The Debian packages that it takes to make it."""
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nooks.agent.mover import PROGRAM
 from nooks.host.errors import NooksError
 from nooks.host.process import ProcessError
 from nooks.image import native
@@ -85,7 +86,7 @@ class Recipe:
             except ProcessError as error:
                 self.progress(f"data of disks will be moved by Python, which is slower: {error.message}")
                 return
-            writer.regular(native.INSIDE, program.read_bytes(), 0o755)
+            writer.regular(PROGRAM, program.read_bytes(), 0o755)
 
 
 def _add_skeleton(writer: CpioWriter) -> None:
