@@ -20,6 +20,7 @@ from rich.console import Console
 
 from nooks.host.errors import MachineError
 from nooks.host.process import run as run_program
+from nooks.image import native
 from nooks.lab import processor
 from nooks.lab.bed import own_logs
 from nooks.lab.bench_network import compare
@@ -29,11 +30,18 @@ from nooks.lab.disk.ram_disk_side import ram_disk
 from nooks.lab.disk.stage import disk_of
 from nooks.lab.figures import machine
 from nooks.lab.processes import family_of
+from nooks.lab.product import Product
 from nooks.lab.running import run_lab
 from nooks.lab.workloads import Figure
 
 DRIVER = "ide-disk"
 BASELINE = "in-domain"
+PYTHON = "python-mover"
+"""The nook without a C compiler."""
+
+ARCHITECTURE = "amd64"
+"""Of the domains of this driver, by Debian's name."""
+
 SIZE_BYTES = 512 << 20
 RUN_SECONDS = 4
 SPARE_SECONDS = 30.0
@@ -75,17 +83,24 @@ class Side:
         return Figure(found["iops"], "IOPS", window.cores)
 
 
-def run(driver: str = DRIVER, rounds: int = 3, integrity: bool = True, json: bool = False) -> dict[str, Any]:
+def run(
+    driver: str = DRIVER, rounds: int = 3, integrity: bool = True, movers: bool = False, json: bool = False
+) -> dict[str, Any]:
     """Measure all sides in turn, each job on one after the other, and return CONTRACT's document with medians.
 
-    Without ``integrity`` the nook compares no checksums.
+    Without ``integrity`` the nook compares no checksums. With ``movers`` a second nook is a side, whose domain moves
+    the data in Python as it would without a C compiler. Raises MachineError if there is none to compare with.
     """
+    if movers and native.find_compiler(ARCHITECTURE) is None:
+        raise MachineError(
+            "there is no C compiler, so the mover is Python anyway", f"apt-get install {native.PACKAGES}"
+        )
     console = Console(stderr=True, quiet=json, highlight=False)
-    return run_lab(_run(driver, rounds, console, "--integrity" if integrity else "--no-integrity"))
+    return run_lab(_run(driver, rounds, movers, console, "--integrity" if integrity else "--no-integrity"))
 
 
-async def _run(driver: str, rounds: int, console: Console, *flags: str) -> dict[str, Any]:
-    async with _sides(driver, *flags) as sides:
+async def _run(driver: str, rounds: int, movers: bool, console: Console, *flags: str) -> dict[str, Any]:
+    async with _sides(driver, movers, *flags) as sides:
         passes: dict[str, list[dict[str, Figure]]] = {side.name: [] for side in sides}
         for number in range(rounds):
             for side in sides:
@@ -99,31 +114,44 @@ async def _run(driver: str, rounds: int, console: Console, *flags: str) -> dict[
     for row in rows:
         limits = [one[row["name"]].value for one in passes["endpoint"]]
         row["endpoint_over_ram"] = round(median(limits), 3)
+    for row, other in zip(rows, compare(passes[PYTHON], passes[BASELINE]) if movers else (), strict=False):
+        row |= {"python_mover": other["nook"], "python_mover_ratio": other["ratio"]}
     return {"driver": driver, "rounds": rounds, "flags": flags, "benchmarks": rows, "machine": machine()}
 
 
 @contextlib.asynccontextmanager
-async def _sides(driver: str, *flags: str) -> AsyncGenerator[list[Side], None]:
-    """The nook, the baseline, and the endpoint alone."""
+async def _sides(driver: str, movers: bool, *flags: str) -> AsyncGenerator[list[Side], None]:
+    """The nook, the baseline, the endpoint alone, and with ``movers`` a nook whose mover is Python."""
     if os.geteuid() != 0:
         raise MachineError("the lab needs root", "run the command with sudo")
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(own_logs())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-bench-", dir=MEMORY)))
-        media = [folder / name for name in ("nook.img", "guest.img")]
-        await asyncio.to_thread(_fill, media)
-        product, started = await stack.enter_async_context(disk_of(driver, media[0], *flags))
-        await product.wait_for_spare(SPARE_SECONDS)
-        pid = int(started["domain_pid"])
-        guest = await stack.enter_async_context(guest_with(driver, media[1], arguments_of(pid)))
+        media = {name: folder / f"{name}.img" for name in ("nook", BASELINE, *([PYTHON] if movers else ()))}
+        await asyncio.to_thread(_fill, list(media.values()))
+        environments: dict[str, dict[str, str]] = {"nook": {}, PYTHON: {"CC": ""}}
+        nooks = {
+            name: await stack.enter_async_context(disk_of(driver, media[name], *flags, environment=environment))
+            for name, environment in environments.items()
+            if name in media
+        }
+        for product, _ in nooks.values():
+            await product.wait_for_spare(SPARE_SECONDS)
+        product, started = nooks["nook"]
+        arguments = arguments_of(int(started["domain_pid"]))
+        guest = await stack.enter_async_context(guest_with(driver, media[BASELINE], arguments))
         limit = await stack.enter_async_context(ram_disk(f"limit-{product.name}", SIZE_BYTES))
         await asyncio.sleep(SETTLE_SECONDS)
-        family = family_of(product.name, [int(started["pid"]), pid])
         yield [
-            Side("nook", _fio_on(Path(started["block_device"])), processor.of_processes(family)),
+            *(_nook_side(name, product, started) for name, (product, started) in nooks.items()),
             Side(BASELINE, guest.fio, processor.of_processes([guest.pid])),
             Side("endpoint", _fio_on(limit.path), processor.of_processes([limit.pid])),
         ]
+
+
+def _nook_side(name: str, product: Product, started: Mapping[str, Any]) -> Side:
+    family = family_of(product.name, [int(started["pid"]), int(started["domain_pid"])])
+    return Side(name, _fio_on(Path(started["block_device"])), processor.of_processes(family))
 
 
 def _fio_on(device: Path) -> Fio:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -69,10 +69,11 @@ class Journal:
 
 
 class Product:
-    """One nook, as its user sees it."""
+    """One nook, as its user sees it. ``environment``: variables that its commands have beside our own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self._environment = {**os.environ, **(environment or {})}
         self.journal = Journal()
 
     async def start(self, *flags: str) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class Product:
     async def _command(self, *arguments: str, timeout_seconds: float) -> dict[str, Any]:
         argv = python("nooks.cli.main", *arguments, "--json")
         try:
-            done = await asyncio.to_thread(run, argv, timeout_seconds=timeout_seconds)
+            done = await asyncio.to_thread(run, argv, timeout_seconds=timeout_seconds, env=self._environment)
         except ProcessError as error:
             said = error.message.rpartition("nooks: error: ")[2]
             raise NooksError(f"'nooks {arguments[0]}' failed: {said}") from None

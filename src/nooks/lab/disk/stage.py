@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,11 @@ async def stage(driver: str, *flags: str, size_bytes: int = SIZE_BYTES) -> Async
 
 
 @contextlib.asynccontextmanager
-async def disk_of(driver: str, medium: Path, *flags: str) -> AsyncGenerator[tuple[Product, dict[str, Any]], None]:
-    """A nook with that medium; yields it and what ``start`` said."""
-    product = Product(f"disk-{os.urandom(2).hex()}")
+async def disk_of(
+    driver: str, medium: Path, *flags: str, environment: Mapping[str, str] | None = None
+) -> AsyncGenerator[tuple[Product, dict[str, Any]], None]:
+    """A nook with that medium; yields it and what ``start`` said. ``environment`` is ``Product``'s."""
+    product = Product(f"disk-{os.urandom(2).hex()}", environment)
     try:
         yield product, await product.start("--driver", driver, "--media", str(medium), *flags)
     finally:
