@@ -20,6 +20,7 @@ from nooks.device.taking import resolve
 from nooks.host import journal, paths
 from nooks.lab.leaks import Picture
 from nooks.lifecycle import contact
+from nooks.nook.control import RemoteError
 
 DEVICES = Path("/run/nooks-lab/devices.json")
 COMMAND_SECONDS = 400
@@ -164,12 +165,23 @@ class Nook:
 
     def crash(self, how: str) -> tuple[str, dict[str, Any]]:
         """Fail it, wait until it serves again; the reason that was noticed, and the detail of its ``resumed`` event."""
-        before = self.until(lambda status: status["state"] == "running" and status["spare_ready"], SPARE_SECONDS)
-        with contact.connect(self.name) as control:
-            control.request("crash", {"how": how}, timeout_seconds=30)
+        before = self._fail(how, time.monotonic() + SPARE_SECONDS)
         self.until(lambda status: status["recoveries"] > before["recoveries"])
         failed = next(event for event in self.events("failed") if event.incarnation == before["incarnation"])
         return failed.reason, self.events("resumed")[-1].detail or {}
+
+    def _fail(self, how: str, deadline: float) -> dict[str, Any]:
+        """Ask for it when a spare is ready, again where the nook failed of itself just then; the status before."""
+        while True:
+            ready = self.until(lambda status: status["state"] == "running" and status["spare_ready"], SPARE_SECONDS)
+            try:
+                with contact.connect(self.name) as control:
+                    control.request("crash", {"how": how}, timeout_seconds=30)
+            except RemoteError as error:
+                if "is recovering" not in error.message or time.monotonic() > deadline:
+                    raise
+            else:
+                return ready
 
     def events(self, kind: str) -> list[journal.Event]:
         """The journal's events of one kind."""
