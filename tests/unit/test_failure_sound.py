@@ -163,6 +163,31 @@ def test_a_restart_that_did_not_help_recording_is_not_repeated(scene: Scene) -> 
     assert not scene.verdict
 
 
+@pytest.mark.parametrize(("speed", "underruns"), [(0.4, 0.0), (1.0, 0.5)])
+def test_a_restart_that_did_not_help_playing_is_not_repeated(scene: Scene, speed: float, underruns: float) -> None:
+    scene.run(14, speed=speed, underruns=underruns)
+    assert scene.verdict
+    scene.reports.clear()
+    scene.detector.begin(3)
+    scene.run(100, speed=speed, underruns=underruns)
+    scene.run(20, speed=0.7)  # neither slow nor well
+    scene.run(100, speed=speed, underruns=underruns)
+    assert not scene.verdict
+    scene.run(14, speed=2.0)
+    assert "times as fast" in scene.verdict
+
+
+@pytest.mark.parametrize(("speed", "underruns"), [(0.4, 0.0), (1.0, 0.5)])
+def test_a_restart_that_did_help_is_repeated(scene: Scene, speed: float, underruns: float) -> None:
+    scene.run(14, speed=speed, underruns=underruns)
+    scene.reports.clear()
+    scene.detector.begin(3)
+    scene.run(14)
+    assert not scene.verdict
+    scene.run(14, speed=speed, underruns=underruns)
+    assert scene.verdict
+
+
 def test_nobody_records_any_more(scene: Scene) -> None:
     scene.glance = replace(scene.glance, recording=True)
     scene.run(20, packets=10)

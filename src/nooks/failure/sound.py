@@ -6,6 +6,8 @@ odd on a busy host is no failure. Nor is a stream that stands still because nobo
 - *Stuck*: the card was told to play, has frames, and its position stands still (also if the agent tells it no more).
 - *Slow, fast*: the position moves, but not at the card's rate.
 - *Dry again and again*: the card runs out of frames although applications had some.
+  Neither this nor *slow* is held against the next driver as well, until one has played well: what a restart does not
+  mend is the machine's doing.
 - *Deaf*: it recorded, and does so no more. A card that never recorded is not blamed: some can't.
 """
 
@@ -50,6 +52,8 @@ class SoundLimits:
     busy_load: float = 2.0
     """So do so many threads that want each of its processors: beats are little work, and come in time even then."""
     slow: float = 0.6
+    well: float = 0.9
+    """From here on, and never dry, it plays well."""
     fast: float = 1.5
     underruns: int = 5
 
@@ -83,6 +87,8 @@ class SoundDetector:
         self._still = 0
         self._deaf = 0
         self._last: Glance | None = None
+        self._lagging = False
+        """A driver was convicted of lagging behind, and none has played well since."""
         self._judged = 0.0
         self._first_packets = 0
         self._window: deque[tuple[float, Glance]] = deque(maxlen=self._limits.window_beats + 1)
@@ -134,11 +140,21 @@ class SoundDetector:
             return f"the card plays {rate:.1f} times as fast as it should"
         if seconds > beats * self._limits.beat_seconds * self._limits.busy:
             return ""
+        return self._behind(rate, now.underruns - first.underruns, seconds)
+
+    def _behind(self, rate: float, underruns: int, seconds: float) -> str:
+        """The same for a card that lags behind: ``rate`` is a part of its own."""
+        why = ""
         if rate < self._limits.slow:
-            return f"the card plays at {rate:.0%} of its rate"
-        if now.underruns - first.underruns >= self._limits.underruns:
-            return f"the card ran dry {now.underruns - first.underruns} times in {seconds:.1f} s"
-        return ""
+            why = f"the card plays at {rate:.0%} of its rate"
+        elif underruns >= self._limits.underruns:
+            why = f"the card ran dry {underruns} times in {seconds:.1f} s"
+        elif rate >= self._limits.well and not underruns:
+            self._lagging = False
+        if not why or self._lagging:
+            return ""
+        self._lagging = True
+        return why
 
     def _silent(self, last: Glance, now: Glance) -> str:
         deaf = last.recording and now.recording and now.packets == last.packets > self._first_packets
