@@ -188,6 +188,24 @@ def test_a_restart_that_did_help_is_repeated(scene: Scene, speed: float, underru
     assert scene.verdict
 
 
+def test_a_card_that_stops_after_each_restart_is_given_more_time(scene: Scene) -> None:
+    limits, taken = SoundLimits(), list[int]()
+    for _ in range(6):
+        scene.detector.begin(3)
+        scene.run(1)
+        beats = 0
+        while not scene.reports:
+            scene.run(1, speed=0)
+            beats += 1
+        taken.append(beats)
+        scene.reports.clear()
+    assert taken == [2, 4, 8, limits.patient_beats, limits.patient_beats, limits.patient_beats]
+    scene.detector.begin(3)
+    scene.run(20)
+    scene.run(limits.stuck_beats, speed=0)
+    assert scene.verdict
+
+
 def test_nobody_records_any_more(scene: Scene) -> None:
     scene.glance = replace(scene.glance, recording=True)
     scene.run(20, packets=10)

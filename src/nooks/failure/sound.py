@@ -7,7 +7,7 @@ odd on a busy host is no failure. Nor is a stream that stands still because nobo
 - *Slow, fast*: the position moves, but not at the card's rate.
 - *Dry again and again*: the card runs out of frames although applications had some.
   Neither this nor *slow* is held against the next driver as well, until one has played well: what a restart does not
-  mend is the machine's doing.
+  mend is the machine's doing. For the same reason the next one that is *stuck* as well is given twice as long.
 - *Deaf*: it recorded, and does so no more. A card that never recorded is not blamed: some can't.
 """
 
@@ -44,6 +44,8 @@ class SoundLimits:
     beat_seconds: float = 0.225
     stuck_beats: int = 2
     """A position may stand still from one beat to the next, on a busy host; not for so many."""
+    patient_beats: int = 12
+    """The most that it may stand still when restarts did not help."""
     deaf_beats: int = 4
     window_beats: int = 12
     """Over which rates are measured and underruns counted."""
@@ -89,6 +91,7 @@ class SoundDetector:
         self._last: Glance | None = None
         self._lagging = False
         """A driver was convicted of lagging behind, and none has played well since."""
+        self._patience = self._limits.stuck_beats
         self._judged = 0.0
         self._first_packets = 0
         self._window: deque[tuple[float, Glance]] = deque(maxlen=self._limits.window_beats + 1)
@@ -122,7 +125,10 @@ class SoundDetector:
     def _stuck(self, last: Glance, now: Glance) -> str:
         still = last.playing and now.playing and now.position == last.position
         self._still = self._still + 1 if still else 0
-        return "the card does not play what it has" if self._still >= self._limits.stuck_beats else ""
+        if self._still < self._patience:
+            return ""
+        self._patience = min(2 * self._patience, self._limits.patient_beats)
+        return "the card does not play what it has"
 
     def _odd(self, now: Glance) -> str:
         """What a window of beats says in which the card was to play all the time."""
@@ -151,6 +157,7 @@ class SoundDetector:
             why = f"the card ran dry {underruns} times in {seconds:.1f} s"
         elif rate >= self._limits.well and not underruns:
             self._lagging = False
+            self._patience = self._limits.stuck_beats
         if not why or self._lagging:
             return ""
         self._lagging = True
