@@ -73,7 +73,7 @@ class Product:
 
     def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = environment or {}
         self.journal = Journal()
 
     async def start(self, *flags: str) -> dict[str, Any]:
@@ -168,7 +168,9 @@ class Product:
     async def _command(self, *arguments: str, timeout_seconds: float) -> dict[str, Any]:
         argv = python("nooks.cli.main", *arguments, "--json")
         try:
-            done = await asyncio.to_thread(run, argv, timeout_seconds=timeout_seconds, env=self._environment)
+            done = await asyncio.to_thread(
+                run, argv, timeout_seconds=timeout_seconds, env={**os.environ, **self._environment}
+            )
         except ProcessError as error:
             said = error.message.rpartition("nooks: error: ")[2]
             raise NooksError(f"'nooks {arguments[0]}' failed: {said}") from None
