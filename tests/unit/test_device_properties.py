@@ -7,6 +7,9 @@ import pytest
 
 from nooks.device import emulated, properties
 from nooks.domain import emulator
+from nooks.lab.machine.layout import place
+from nooks.lab.machine.models import Model
+from nooks.lab.machine.options import Card
 
 HELP = """e1000 options:
   addr=<int32>           - Slot and optional function number
@@ -58,6 +61,21 @@ def test_each_build_is_asked_once(qemu: Callable[[str], Path]) -> None:
     qemu("autonegotiation")  # another build
     assert emulated.defaults("e1000") == {"autonegotiation": "off"}
     assert asked.read_text().count("asked") == 2
+
+
+def test_another_build_is_asked_itself(qemu: Callable[[str], Path], tmp_path: Path) -> None:
+    qemu("autonegotiation")
+    build = emulator.Emulator(tmp_path / "build")
+    loader = tmp_path / "build" / emulator.LOADER
+    loader.parent.mkdir(parents=True)
+    loader.write_text(f"#!/bin/sh\ncat <<'END'\n{HELP.format('')}END\n")
+    loader.chmod(0o755)
+    assert emulated.defaults("e1000", build) == {}
+    assert emulated.defaults("e1000") == {"autonegotiation": "off"}
+    card = Card(Model("e1000", "PCI", "Network"))
+    told = {which: " ".join(place([card], which)[0].arguments) for which in (emulator.SYSTEM, build)}
+    assert "autonegotiation=off" in told[emulator.SYSTEM]
+    assert "autonegotiation" not in told[build]
 
 
 def test_without_rows_nobody_is_asked(qemu: Callable[[str], Path]) -> None:

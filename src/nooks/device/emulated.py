@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nooks.device.properties import known
+from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.host.errors import InputError
 
 BUSES = Path(__file__).with_name("buses.toml")
@@ -30,12 +31,12 @@ def device_properties(model: str, options: tuple[tuple[str, str], ...], **own: s
     return {"driver": model, **own, **defaults(model), **dict(options)}
 
 
-def defaults(model: str) -> dict[str, str]:
-    """What a model is told unless the user says otherwise, as far as this machine's QEMU has such properties."""
+def defaults(model: str, emulator: Emulator = SYSTEM) -> dict[str, str]:
+    """What a model is told unless the user says otherwise, as far as the QEMU has such properties."""
     row: dict[str, str] = _rows(MODELS).get(model, {})
     if not row:
         return {}
-    properties = known(model)
+    properties = known(model, emulator)
     return {key: value for key, value in row.items() if properties is None or key in properties}
 
 

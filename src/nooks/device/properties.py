@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from nooks.domain import emulator
+from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.host.cache import write_file
 from nooks.host.errors import NooksError
 from nooks.host.paths import cache_dir
@@ -19,20 +20,28 @@ _PROPERTY = re.compile(r"^\s+([\w.-]+)=<", re.MULTILINE)
 
 
 @cache
-def known(model: str) -> frozenset[str] | None:
-    """The properties of a model in the distribution's QEMU; None if that is missing or has no such model."""
-    path = cache_dir() / REMEMBERED
+def known(model: str, build: Emulator = SYSTEM) -> frozenset[str] | None:
+    """The properties of a model in a build of QEMU; None if that is missing or has no such model."""
     try:
-        build = emulator.version_text()
-        record = _remembered(path.read_bytes() if path.exists() else b"", build)
-        if model not in record["models"]:
-            said = run([emulator.program(), "-device", f"{model},help"], timeout_seconds=20).stdout
-            record["models"][model] = _PROPERTY.findall(said)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, json.dumps(record))
+        return frozenset(_of_the_system(model) if build == SYSTEM else _asked(model, build))
     except (NooksError, OSError):
         return None
-    return frozenset(record["models"][model])
+
+
+def _asked(model: str, build: Emulator) -> list[str]:
+    return _PROPERTY.findall(run([*build.command(), "-device", f"{model},help"], timeout_seconds=20).stdout)
+
+
+def _of_the_system(model: str) -> list[str]:
+    """Those in the distribution's build, which are remembered."""
+    path = cache_dir() / REMEMBERED
+    build = emulator.version_text()
+    record = _remembered(path.read_bytes() if path.exists() else b"", build)
+    if model not in record["models"]:
+        record["models"][model] = _asked(model, SYSTEM)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(record))
+    return record["models"][model]
 
 
 def _remembered(text: bytes, build: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def command(
     wishes: Wishes, placed: Sequence[Placed], files: Files, ports: Mapping[str, int], emulator: Emulator
 ) -> list[str]:
     """QEMU's command line. ``ports`` are the descriptors of the sockets for ``wire.PORTS``."""
-    own = has_own(placed)
+    own = has_own(wishes.cards)
     return [
         *(*emulator.command(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-name", "nooks-lab"),

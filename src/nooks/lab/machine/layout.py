@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nooks.device import model
-from nooks.device.emulated import disk_of
+from nooks.device.emulated import defaults, disk_of
+from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.hardware import epic100, etherlink
 from nooks.hardware.ethernet import card_address
 from nooks.lab.machine.options import Card
@@ -62,20 +63,20 @@ class Placed:
         }
 
 
-def place(cards: Sequence[Card]) -> list[Placed]:
-    """The cards with their numbers, in order. Bridges and ports come before what sits behind them.
+def place(cards: Sequence[Card], emulator: Emulator = SYSTEM) -> list[Placed]:
+    """The cards with their numbers, in order, for that QEMU. Bridges and ports come before what sits behind them.
 
     A disk that was given no image has the file ``medium_name`` of its number in the folder ``{media}``; a model of ours
     its socket, ``socket_name``. Its cable is the datagram socket ``{cableN}``, whose other end the model has.
     """
     bridges: dict[str, tuple[str, list[int]]] = {}
     usb_ports = iter(range(1, _USB_PORTS + 1))
-    return [_place(number, card, bridges, usb_ports) for number, card in enumerate(cards)]
+    return [_place(number, card, bridges, usb_ports, emulator) for number, card in enumerate(cards)]
 
 
-def has_own(placed: Sequence[Placed]) -> bool:
+def has_own(cards: Sequence[Card]) -> bool:
     """Whether a model of ours is among the cards."""
-    return any(one.card.model.own is not None for one in placed)
+    return any(card.model.own is not None for card in cards)
 
 
 def shared_arguments(placed: Sequence[Placed]) -> Iterator[str]:
@@ -87,7 +88,13 @@ def shared_arguments(placed: Sequence[Placed]) -> Iterator[str]:
         yield from ("-audiodev", f"none,id={_SHARED_AUDIO}")
 
 
-def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], usb_ports: Iterator[int]) -> Placed:
+def _place(
+    number: int,
+    card: Card,
+    bridges: dict[str, tuple[str, list[int]]],
+    usb_ports: Iterator[int],
+    emulator: Emulator,
+) -> Placed:
     before: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     own: dict[str, str] = {"id": f"card{number}"}
@@ -118,7 +125,8 @@ def _place(number: int, card: Card, bridges: dict[str, tuple[str, list[int]]], u
             after += ("-device", f"{disk},bus=card{number}.0,drive=drive{number}")
     if card.model.makes_sound:
         own["audiodev"] = _SHARED_AUDIO
-    device = ",".join([card.model.name, *(f"{key}={value}" for key, value in (*own.items(), *card.options))])
+    options = own | defaults(card.model.name, emulator) | dict(card.options)
+    device = ",".join([card.model.name, *(f"{key}={value}" for key, value in options.items())])
     return Placed(number, card, (*before, "-device", device, *after), path, usb_port, mac, wire, wire_mac)
 
 

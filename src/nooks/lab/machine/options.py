@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nooks.device.emulated import RESERVED, defaults
+from nooks.device.emulated import RESERVED
 from nooks.host.errors import InputError
 from nooks.lab.machine import models
 from nooks.lab.machine.models import Model
@@ -90,7 +90,7 @@ def parse_card(text: str) -> Card:
     _refuse_ours(options, model)
     if model.own is not None and (options or drive is not None):
         raise InputError(f"--device {text!r}: a model of ours has only bridge and port as options", "leave others out")
-    return Card(model, tuple((defaults(model.name) | options).items()), bridge, port, drive)
+    return Card(model, tuple(options.items()), bridge, port, drive)
 
 
 def _bridge(options: dict[str, str]) -> str | None:

@@ -27,7 +27,7 @@ from nooks.image.progress import Progress, quiet
 from nooks.lab.machine import initramfs, kernels
 from nooks.lab.machine.arguments import Files, command
 from nooks.lab.machine.layout import Placed, has_own, medium_name, place, serial, socket_name
-from nooks.lab.machine.options import Wishes
+from nooks.lab.machine.options import Card, Wishes
 from nooks.lab.machine.relay import STDERR, STDIN, STDOUT, LabError, Outcome, Relay, TooLongError
 from nooks.lab.machine.wire import PORTS
 from nooks.lab.model_card import powered
@@ -75,7 +75,8 @@ def run(
     kernel = kernels.resolve(wishes.kernel, progress)
     # A lab machine has no network: what a nook inside will want from the archive has to be in the cache by now.
     userland.resolve(FLAVOURS[kernel.flavour].architecture, progress)
-    placed = place(wishes.cards)
+    emulator = _emulator(wishes.cards, progress)
+    placed = place(wishes.cards, emulator)
     cache = paths.cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
     job = make_job(argv, placed, terminal=terminal, environment=os.environ | wishes.environment)
@@ -87,7 +88,6 @@ def run(
         stack.callback(os.close, complaints)
         media = _media(placed, stack)
         files = Files(kernel.vmlinux, archive, cache, log, media, _own_cards(placed, media, stack))
-        emulator = _emulator(placed, progress)
         began = time.monotonic()
         qemu = spawn(
             command(wishes, placed, files, {kind: end.fileno() for kind, end in theirs.items()}, emulator),
@@ -108,12 +108,12 @@ def run(
         return _result(outcome, began, kernel, log)
 
 
-def _emulator(placed: Sequence[Placed], progress: Progress) -> Emulator:
+def _emulator(cards: Sequence[Card], progress: Progress) -> Emulator:
     """The newest that is to be had: Debian 12's, 7.2, emulates virtualisation with faults that end the machine."""
     try:
         return with_vfio_user(progress)
     except NooksError:
-        if has_own(placed):
+        if has_own(cards):
             raise
         return SYSTEM
 
