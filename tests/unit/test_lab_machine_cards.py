@@ -2,12 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from nooks.host.errors import InputError
+from nooks.domain.emulator import SYSTEM, Emulator
+from nooks.host.errors import InputError, NooksError
+from nooks.image.progress import Progress
+from nooks.lab.machine import run
 from nooks.lab.machine.layout import place
-from nooks.lab.machine.options import parse_card, parse_cards
+from nooks.lab.machine.models import Model
+from nooks.lab.machine.options import Card, parse_card, parse_cards
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
 
@@ -50,3 +55,24 @@ def test_cards_of_qemu_hang_on_a_hub() -> None:
     (placed,) = place(parse_cards(["e1000"]))
     assert "hubport,id=card0,hubid=0" in placed.arguments
     assert "hubport,id=wire0,hubid=0" in placed.arguments
+
+
+def test_which_qemu_a_machine_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = Emulator(Path("/newer"))
+    e1000, pcnet = (Card(Model(name, "PCI", "Network")) for name in ("e1000", "pcnet"))
+    ours = Card(Model("model:epic100", "PCI", "Network"))
+
+    def fetched(progress: Progress) -> Emulator:
+        del progress
+        return newer
+
+    def out_of_reach(progress: Progress) -> Emulator:
+        raise NooksError("no archive", "connect")
+
+    monkeypatch.setattr(run, "with_vfio_user", fetched)
+    wanted = {(): newer, (e1000,): newer, (e1000, pcnet): SYSTEM, (pcnet, ours): newer}
+    assert {cards: run.emulator_for(cards) for cards in wanted} == wanted
+    monkeypatch.setattr(run, "with_vfio_user", out_of_reach)
+    assert run.emulator_for((e1000,)) == SYSTEM
+    with pytest.raises(NooksError, match="no archive"):
+        run.emulator_for((ours,))

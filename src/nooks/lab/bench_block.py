@@ -114,8 +114,9 @@ async def _run(driver: str, rounds: int, movers: bool, console: Console, *flags:
     for row in rows:
         limits = [one[row["name"]].value for one in passes["endpoint"]]
         row["endpoint_over_ram"] = round(median(limits), 3)
-    for row, other in zip(rows, compare(passes[PYTHON], passes[BASELINE]) if movers else (), strict=False):
-        row |= {"python_mover": other["nook"], "python_mover_ratio": other["ratio"]}
+    if movers:
+        for row, other in zip(rows, compare(passes[PYTHON], passes[BASELINE]), strict=True):
+            row |= {"python_mover": other["nook"], "python_mover_ratio": other["ratio"]}
     return {"driver": driver, "rounds": rounds, "flags": flags, "benchmarks": rows, "machine": machine()}
 
 
@@ -127,13 +128,12 @@ async def _sides(driver: str, movers: bool, *flags: str) -> AsyncGenerator[list[
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(own_logs())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-bench-", dir=MEMORY)))
-        media = {name: folder / f"{name}.img" for name in ("nook", BASELINE, *([PYTHON] if movers else ()))}
+        environments: dict[str, dict[str, str]] = {"nook": {}} | ({PYTHON: {"CC": ""}} if movers else {})
+        media = {name: folder / f"{name}.img" for name in (*environments, BASELINE)}
         await asyncio.to_thread(_fill, list(media.values()))
-        environments: dict[str, dict[str, str]] = {"nook": {}, PYTHON: {"CC": ""}}
         nooks = {
             name: await stack.enter_async_context(disk_of(driver, media[name], *flags, environment=environment))
             for name, environment in environments.items()
-            if name in media
         }
         for product, _ in nooks.values():
             await product.wait_for_spare(SPARE_SECONDS)

@@ -39,8 +39,8 @@ MEDIUM_BYTES = 256 << 20
 """Of a disk that was given no image."""
 
 TOLD_LINES = 12
-_PADDED = ("pcnet", "pci-pcnet")
-"""Cards that throw away the short frames which a hub lets through; QEMU 7.2 pads them to 60 bytes, 11.1 does not."""
+_PADDED = "pcnet"
+"""This card throws away the short frames which a hub lets through; QEMU 7.2 pads them to 60 bytes, 11.1 does not."""
 
 _PANIC = "Kernel panic"
 HOSTNAME = "nooks-lab"
@@ -78,7 +78,7 @@ def run(
     kernel = kernels.resolve(wishes.kernel, progress)
     # A lab machine has no network: what a nook inside will want from the archive has to be in the cache by now.
     userland.resolve(FLAVOURS[kernel.flavour].architecture, progress)
-    emulator = _emulator(wishes.cards, progress)
+    emulator = emulator_for(wishes.cards, progress)
     placed = place(wishes.cards, emulator)
     cache = paths.cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
@@ -111,19 +111,17 @@ def run(
         return _result(outcome, began, kernel, log)
 
 
-def _emulator(cards: Sequence[Card], progress: Progress) -> Emulator:
+def emulator_for(cards: Sequence[Card], progress: Progress = quiet) -> Emulator:
     """The newest that is to be had: Debian 12's, 7.2, emulates virtualisation with faults that end the machine.
 
-    With one of ``_PADDED`` the distribution's.
+    With a card that is ``_PADDED`` the distribution's. Raises NooksError if a model of ours can't be had.
     """
-    if not has_own(cards) and any(card.model.name in _PADDED for card in cards):
-        return SYSTEM
-    try:
+    if has_own(cards):
         return with_vfio_user(progress)
-    except NooksError:
-        if has_own(cards):
-            raise
-        return SYSTEM
+    if all(card.model.name != _PADDED for card in cards):
+        with contextlib.suppress(NooksError):
+            return with_vfio_user(progress)
+    return SYSTEM
 
 
 def make_job(
