@@ -79,6 +79,7 @@ class Card:
     underruns: int = 0
     dead: bool = True
     deaf: bool = False
+    uninterrupted: bool = False
     _due: float = 0.0
 
     def send(self, head: bytes, samples: bytes | memoryview = b"") -> None:
@@ -90,7 +91,7 @@ class Card:
             self.tag, self.frames, self.played, self.running = packet.tag, [], 0, False
             self.report()
         elif packet.kind == audio.ASK:
-            self.report()
+            self.report(asked=True)
         elif packet.kind == audio.RECORD:
             self.recording = packet.tag if packet.flags & audio.GO else None
             self.recorded = 0
@@ -101,13 +102,15 @@ class Card:
                 self.running, self._due = True, 0.0
                 self.report()
 
-    def report(self) -> None:
+    def report(self, *, asked: bool = False) -> None:
+        if self.uninterrupted and not asked:
+            return
         self.said.append(
             audio.Packet(
                 audio.PLAYED,
                 self.tag,
                 self.played,
-                audio.RUNNING if self.running else 0,
+                (audio.RUNNING if self.running else 0) | (audio.ASKED if asked else 0),
                 len(self.frames) - self.played,
                 self.underruns,
             )
@@ -137,7 +140,7 @@ class Card:
 
     def die(self) -> None:
         """Nothing of it is left, not even what it had said and nobody has read."""
-        self.dead, self.deaf = True, False
+        self.dead, self.deaf, self.uninterrupted = True, False, False
         self.running, self.recording = False, None
         self.said.clear()
 

@@ -25,6 +25,8 @@ class FakeStream:
         self.frames = 0
         self.started = 0
         self.dry = False
+        self.unheard_of: int | None = None
+        """What waits in truth, if no interrupt told of it."""
         self.recorded: list[bytes] = []
 
     def prepare(self) -> None:
@@ -45,10 +47,10 @@ class FakeStream:
             raise BrokenPipeError
         return self.recorded.pop(0) if self.recorded else b""
 
-    def waiting(self) -> int:
+    def waiting(self, *, ask: bool = False) -> int:
         if self.dry:
             raise BrokenPipeError
-        return self.frames
+        return self.unheard_of if ask and self.unheard_of is not None else self.frames
 
 
 class Wire:
@@ -105,6 +107,30 @@ def test_a_position_is_reported_at_the_cards_interrupt(wire: Wire) -> None:
     player.interrupted()
     told = [(p.position, p.first, p.flags) for p in wire.said()]
     assert (stream.started, told) == (1, [(0, 200, audio.RUNNING), (50, 150, audio.RUNNING)])
+
+
+def test_who_asks_gets_what_no_interrupt_told_and_the_next_interrupt_tells_all_the_same(wire: Wire) -> None:
+    stream = FakeStream()
+    player = playing(wire, stream)
+    player.take(play(200, go=True))
+    wire.said()
+    stream.unheard_of = 120
+    player.take(audio.Packet(audio.ASK, 5))
+    stream.frames = 110
+    player.interrupted()
+    told = [(p.position, p.first, p.flags) for p in wire.said()]
+    assert told == [(80, 120, audio.RUNNING | audio.ASKED), (90, 110, audio.RUNNING)]
+
+
+def test_a_card_that_ran_dry_without_a_word_says_so_when_it_is_asked(wire: Wire) -> None:
+    stream = FakeStream()
+    player = playing(wire, stream)
+    player.take(play(200, go=True))
+    wire.said()
+    stream.dry = True
+    player.take(audio.Packet(audio.ASK, 5))
+    player.interrupted()
+    assert [(p.position, p.first, p.second, p.flags) for p in wire.said()] == [(200, 0, 1, audio.ASKED)]
 
 
 def test_writing_to_a_card_that_knows_its_position_to_the_frame_is_no_interrupt(wire: Wire) -> None:

@@ -16,7 +16,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.glance = Glance(RATE, playing=True, position=0, underruns=0, recording=False, packets=0)
+        self.glance = Glance(RATE, playing=True, position=0, told=0, underruns=0, recording=False, packets=0)
         self.reports: list[FailureReport] = []
         self.load = 1.0
         self.detector = SoundDetector(lambda: self.glance, self, self.reports.append, load=lambda: self.load)
@@ -29,7 +29,14 @@ class Scene:
         raise NotImplementedError
 
     def run(
-        self, beats: int, *, speed: float = 1.0, slowness: float = 1.0, underruns: float = 0.0, packets: int = 0
+        self,
+        beats: int,
+        *,
+        speed: float = 1.0,
+        slowness: float = 1.0,
+        underruns: float = 0.0,
+        packets: int = 0,
+        interrupts: bool = True,
     ) -> None:
         """``underruns`` and ``packets`` are per beat."""
         dry = float(self.glance.underruns)
@@ -37,9 +44,11 @@ class Scene:
             seconds = BEAT * slowness
             self.now += seconds
             dry += underruns
+            position = self.glance.position + round(speed * seconds * RATE)
             self.glance = replace(
                 self.glance,
-                position=self.glance.position + round(speed * seconds * RATE),
+                position=position,
+                told=position if interrupts else self.glance.told,
                 underruns=int(dry),
                 packets=self.glance.packets + packets,
             )
@@ -68,6 +77,15 @@ def test_a_card_that_stops(scene: Scene) -> None:
     scene.run(20)
     scene.run(2, speed=0)
     assert scene.verdict == "the card does not play what it has"
+
+
+def test_a_card_that_plays_and_has_lost_its_interrupts(scene: Scene) -> None:
+    scene.run(20)
+    scene.run(1, interrupts=False)
+    scene.run(20)
+    assert not scene.verdict
+    scene.run(2, interrupts=False)
+    assert scene.verdict == "the card plays and does not interrupt"
 
 
 def test_a_card_that_never_plays(scene: Scene) -> None:

@@ -10,8 +10,8 @@ from sound_fakes import FRAME_BYTES, Applications, Card, Time
 
 from nooks.shadow.flow import Flow
 from nooks.shadow.frames import FrameLog
+from nooks.shadow.playback import OVERDUE_SECONDS, Playback, Policy, Sizes, Still
 from nooks.shadow.playback import Flow as State
-from nooks.shadow.playback import Playback, Policy, Sizes
 from nooks.xpc.errors import ProtocolError
 
 RATE, PERIOD, WINDOW = 1000, 10, 40
@@ -35,9 +35,9 @@ class Studio:
         self.card.live()
         self.flow.begin(self.incarnation)
 
-    def fail(self, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
+    def fail(self, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
         self.card.die()
-        self.flow.fail(stood_still=stood_still, stopped_at=stopped_at)
+        self.flow.fail(still=still, stopped_at=stopped_at)
 
     def hear(self) -> None:
         while self.card.said:
@@ -142,7 +142,7 @@ def test_a_card_that_stood_still_while_nobody_hears_of_it(studio: Studio) -> Non
     studio.run(0.5)
     before = studio.heard()[-1]
     studio.time.now += 0.3
-    studio.fail(stood_still=True)
+    studio.fail(still=Still.MACHINE)
     studio.begin()
     studio.run(0.1)
     again = before + 1 - studio.heard()[before]
@@ -158,23 +158,84 @@ def test_a_card_that_plays_on_until_its_domain_is_stopped(studio: Studio) -> Non
     stopped_at = studio.time.now
     before = studio.heard()[-1]
     studio.time.now += 0.3
-    studio.fail(stood_still=True, stopped_at=stopped_at)
+    studio.fail(still=Still.MACHINE, stopped_at=stopped_at)
     studio.begin()
     studio.run(0.1)
     again = before + 1 - studio.heard()[before]
     assert 0 <= again <= PERIOD + 1
 
 
-def test_what_the_card_itself_holds_is_played_again(studio: Studio) -> None:
+def test_of_a_card_that_had_the_time_to_play_all_only_what_it_never_confirmed_is_heard_again(studio: Studio) -> None:
+    """What it was given last, after its last report, may not have been put into it."""
+    studio.begin()
+    studio.run(0.5)
+    studio.time.now += 0.3
+    studio.card.pass_time(studio.time.now, 0.3)
+    before = studio.heard()[-1]
+    studio.fail()
+    studio.begin()
+    studio.run(0.1)
+    assert 0 <= before + 1 - studio.heard()[before] <= PERIOD
+
+
+def test_a_card_that_lost_its_interrupts_is_asked_and_repeats_nothing(studio: Studio) -> None:
+    """It goes on playing, a little late; that it tells nothing by itself shows, so that it can be failed for it."""
+    studio.begin()
+    studio.run(0.5)
+    studio.card.uninterrupted = True
+    told, before = studio.playback.told, studio.heard()[-1]
+    studio.run(0.5)
+    assert told == studio.playback.told < studio.playback.position
+    assert studio.heard()[-1] > before + 2 * WINDOW
+    last = len(studio.heard())
+    studio.fail(still=Still.CARD)
+    studio.begin()
+    studio.run(0.1)
+    assert 0 <= last + 1 - studio.heard()[last] <= studio.card.rate * OVERDUE_SECONDS
+
+
+def test_a_card_that_stands_still_and_says_so_loses_nothing(studio: Studio) -> None:
+    studio.begin()
+    studio.run(0.5)
+    before = studio.heard()[-1]
+    for _ in range(25):
+        studio.time.now += 0.02
+        studio.flow.tick()
+        studio.hear()
+    studio.fail(still=Still.CARD)
+    studio.begin()
+    studio.run(0.1)
+    assert 0 <= before + 1 - studio.heard()[before] <= PERIOD
+
+
+@pytest.fixture
+def holding() -> Iterator[Studio]:
+    """A card that takes 15 frames from memory before they can be heard."""
     made = Studio(sizes=Sizes(RATE, PERIOD, WINDOW, card=15))
-    made.begin()
-    made.run(0.5)
-    before = made.heard()[-1]
-    made.fail()
-    made.begin()
-    made.run(0.1)
-    assert 15 <= before + 1 - made.heard()[before] <= 15 + PERIOD
+    yield made
     made.close()
+
+
+def test_what_a_card_itself_held_when_its_machine_stopped_is_played_again(holding: Studio) -> None:
+    holding.begin()
+    holding.run(0.5)
+    before = holding.heard()[-1]
+    holding.fail(still=Still.MACHINE)
+    holding.begin()
+    holding.run(0.1)
+    assert 15 <= before + 1 - holding.heard()[before] <= 15 + PERIOD
+
+
+def test_what_a_card_held_is_out_when_its_machine_ran_on(holding: Studio) -> None:
+    holding.begin()
+    holding.run(0.5)
+    holding.card.deaf = True
+    before = holding.heard()[-1]
+    holding.time.now += 0.02
+    holding.fail(still=Still.CARD)
+    holding.begin()
+    holding.run(0.1)
+    assert 0 <= before + 1 - holding.heard()[before] <= PERIOD
 
 
 def test_a_stream_that_stood_still_repeats_nothing(studio: Studio) -> None:

@@ -73,7 +73,7 @@ prepare = Signal("A", 0x40)
 start = Signal("A", 0x42)
 drop = Signal("A", 0x43)
 
-SYNC_KEEP_APPLICATION, SYNC_KEEP_AVAIL_MIN = 2, 4
+SYNC_ASK_CARD, SYNC_KEEP_APPLICATION, SYNC_KEEP_AVAIL_MIN = 1, 2, 4
 RUNNING, XRUN = 3, 4
 
 # Control elements.

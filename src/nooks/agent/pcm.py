@@ -200,13 +200,13 @@ class Stream:
         except OSError as error:
             raise _as_xrun(error) from None
 
-    def waiting(self) -> int:
+    def waiting(self, *, ask: bool = False) -> int:
         """Frames between our end and the card's: not yet played, or recorded and not yet read.
 
-        As of the card's last interrupt: asking the card itself would wake us once more. Raises BrokenPipeError after an
-        underrun or overrun.
+        As of the card's last interrupt, unless the driver is to ``ask`` the card itself, which wakes us once more.
+        Raises BrokenPipeError after an underrun or overrun.
         """
-        flags = alsa.SYNC_KEEP_APPLICATION | alsa.SYNC_KEEP_AVAIL_MIN
+        flags = alsa.SYNC_KEEP_APPLICATION | alsa.SYNC_KEEP_AVAIL_MIN | (alsa.SYNC_ASK_CARD if ask else 0)
         try:
             content = alsa.sync_pointers(self.descriptor, _WORDS.pack(flags))
         except OSError as error:

@@ -78,7 +78,7 @@ class Port:
 
 
 class Playing:
-    """The playback stream. Reports its position at each interrupt, and when it has run dry."""
+    """The playback stream. Reports its position at each interrupt, when it has run dry, and when it is asked."""
 
     KINDS = (audio.PLAY, audio.FLUSH, audio.ASK)
 
@@ -102,7 +102,7 @@ class Playing:
             self._tag, self._written = packet.tag, 0
             self._report(0)
         elif packet.kind == audio.ASK:
-            self._report(self._waiting())
+            self._answer()
         elif packet.tag == self._tag:
             if packet.samples:
                 self._write(packet.samples)
@@ -127,11 +127,14 @@ class Playing:
             if self._written - waiting >= self._reported + self._least:
                 self._report(waiting)
 
-    def _waiting(self) -> int:
+    def _answer(self) -> None:
+        """Have the card itself asked, which may have lost its interrupts."""
         try:
-            return self._stream.waiting()
+            waiting = self._stream.waiting(ask=True)
         except BrokenPipeError:
-            return 0
+            self._ran_dry(asked=True)
+        else:
+            self._report(waiting, asked=True)
 
     def _write(self, samples: "bytes | memoryview") -> None:
         try:
@@ -141,17 +144,18 @@ class Playing:
             taken = self._stream.write(samples)
         self._written += taken // self._frame_bytes
 
-    def _ran_dry(self) -> None:
+    def _ran_dry(self, *, asked: bool = False) -> None:
         """All that was written has been played; the next frames wait for the host's word to start."""
         self.xruns += 1
         self._running = False
         self._stream.prepare()
-        self._report(0)
+        self._report(0, asked=asked)
 
-    def _report(self, waiting: int) -> None:
+    def _report(self, waiting: int, *, asked: bool = False) -> None:
         played = self._written - min(waiting, self._written)
-        self._reported = played
-        flags = audio.RUNNING if self._running else 0
+        if not asked:
+            self._reported = played
+        flags = (audio.RUNNING if self._running else 0) | (audio.ASKED if asked else 0)
         self._port.report(audio.header(audio.PLAYED, self._tag, played, flags=flags, first=waiting, second=self.xruns))
 
 

@@ -3,7 +3,8 @@
 Judged at the heartbeats that carry counters: a busy host delays those as well, so time is counted in beats, and what is
 odd on a busy host is no failure. Nor is a stream that stands still because nobody plays.
 
-- *Stuck*: the card was told to play, has frames, and its position stands still (also if the agent tells it no more).
+- *Stuck*: the card was told to play, has frames, and its position stands still (also if the agent tells it no more), or
+  is told only by a driver that is asked for it: the card's interrupts are lost.
 - *Slow, fast*: the position moves, but not at the card's rate.
 - *Dry again and again*: the card runs out of frames although applications had some.
   Neither this nor *slow* is held against the next driver as well, until one has played well: what a restart does not
@@ -25,13 +26,15 @@ _DETECTOR = "sound"
 class Glance:
     """How a card's streams are just now. ``rate`` in frames a second; positions and counts only grow.
 
-    ``playing``: it was told to play and has frames. ``recording``: it was told to record. ``underruns`` are those that
-    happened although applications had something to play.
+    ``playing``: it was told to play and has frames. ``told``: its position as far as it told that unasked.
+    ``recording``: it was told to record. ``underruns`` are those that happened although applications had something to
+    play.
     """
 
     rate: int
     playing: bool
     position: int
+    told: int
     underruns: int
     recording: bool
     packets: int
@@ -123,12 +126,13 @@ class SoundDetector:
             self._convict(why, glance)
 
     def _stuck(self, last: Glance, now: Glance) -> str:
-        still = last.playing and now.playing and now.position == last.position
+        still = last.playing and now.playing and now.told == last.told
         self._still = self._still + 1 if still else 0
         if self._still < self._patience:
             return ""
         self._patience = min(2 * self._patience, self._limits.patient_beats)
-        return "the card does not play what it has"
+        moves = now.position > last.position
+        return "the card plays and does not interrupt" if moves else "the card does not play what it has"
 
     def _odd(self, now: Glance) -> str:
         """What a window of beats says in which the card was to play all the time."""

@@ -319,6 +319,7 @@ class SoundSide:
             rate=playback.sizes.rate if playback is not None else 0,
             playing=playback is not None and playback.expecting,
             position=playback.position if playback is not None else 0,
+            told=playback.told if playback is not None else 0,
             underruns=playback.underruns if playback is not None else 0,
             recording=capture is not None and capture.expecting,
             packets=capture.heard_packets if capture is not None else 0,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from nooks.host.clock import Clock
 from nooks.shadow.capture import Capture
-from nooks.shadow.playback import Piece, Playback
+from nooks.shadow.playback import Piece, Playback, Still
 from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
@@ -86,10 +86,10 @@ class Flow:
         self.pump()
         self.changed()
 
-    def fail(self, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
-        """The driver is gone; ``stood_still``, ``stopped_at``: see Playback."""
+    def fail(self, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
+        """The driver is gone; ``still``, ``stopped_at``: see Playback."""
         if self.playback is not None:
-            self.playback.fail(self._clock.monotonic(), stood_still=stood_still, stopped_at=stopped_at)
+            self.playback.fail(self._clock.monotonic(), still=still, stopped_at=stopped_at)
         if self.capture is not None:
             self.capture.fail()
         self.changed()
@@ -125,7 +125,8 @@ class Flow:
         now = self._clock.monotonic()
         if packet.kind == audio.PLAYED and self.playback is not None:
             running = bool(packet.flags & audio.RUNNING)
-            self.playback.report(packet.tag, packet.position, packet.first, now, running=running)
+            asked = bool(packet.flags & audio.ASKED)
+            self.playback.report(packet.tag, packet.position, packet.first, now, running=running, asked=asked)
             self.pump()
         elif packet.kind == audio.RECORDED and self.capture is not None:
             recorded = self.capture.recorded(
@@ -141,6 +142,8 @@ class Flow:
         now = self._clock.monotonic()
         if self.playback is not None:
             self.pump()
+            if self.playback.overdue(now):
+                self._card.send(audio.header(audio.ASK, self._tag))
             if now - self._taken_at >= self.playback.sizes.period / self.playback.sizes.rate:
                 piece = self.playback.dry(now)
                 if piece is not None:

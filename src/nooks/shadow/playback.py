@@ -31,12 +31,26 @@ CLOCK_REPORTS = 32
 RECENT_REPORTS = 8
 """From so many its clock is known well enough to go on by it without the card."""
 
+OVERDUE_SECONDS = 0.06
+"""A card that plays and tells nothing for so long is asked."""
+
+ANSWER_SECONDS = 0.2
+"""Asked every OVERDUE_SECONDS, an agent that said nothing for so long does not answer."""
+
 
 class Policy(StrEnum):
     """What is kept while the driver is away (specification: ``sound.policy``)."""
 
     CONTENT = "content"
     CLOCK = "clock"
+
+
+class Still(StrEnum):
+    """What has stopped with a driver, long before that was noticed; else cards play on what they have, as DMA does."""
+
+    NOTHING = "nothing"
+    CARD = "card"
+    MACHINE = "machine"
 
 
 class Flow(StrEnum):
@@ -90,6 +104,9 @@ class Playback:
         self._started = False
         self._go_at = 0
         self._reports: deque[float] = deque(maxlen=CLOCK_REPORTS)
+        self._positions: deque[tuple[float, int]] = deque(maxlen=CLOCK_REPORTS)
+        self._told = 0
+        self._spoke_at = self._asked_at = 0.0
         self._pace_from, self._pace_since = log.taken, 0.0
 
     @property
@@ -118,6 +135,11 @@ class Playback:
         return self._log.base + self._played
 
     @property
+    def told(self) -> int:
+        """The same, but for what the card told only because it was asked."""
+        return self._log.base + self._told
+
+    @property
     def busy(self) -> bool:
         """Whether time alone may bring something about: a start that is due, frames to be dropped by the clock."""
         if self.flow is Flow.AWAY:
@@ -141,9 +163,10 @@ class Playback:
         if self._log.incarnation == incarnation:
             self._adopt()
             return None
-        self._played = self._written = self._go_at = 0
+        self._played = self._written = self._told = self._go_at = 0
         self._started = False
         self._reports.clear()
+        self._positions.clear()
         if self.policy is Policy.CLOCK and self._log.taken:
             self.flow = Flow.JOINING
             return self._log.begin(incarnation, self._log.taken)
@@ -156,16 +179,15 @@ class Playback:
         self.flow, self._started = Flow.FLOWING, True
         if self._log.index == self._log.silent:
             self._log.go_on_at(self._log.taken)
-        self._played = self._written = max(0, self._log.heard - self._log.base)
+        self._played = self._written = self._told = max(0, self._log.heard - self._log.base)
 
-    def fail(self, now: float, *, stood_still: bool = False, stopped_at: float | None = None) -> None:
-        """The driver is gone since about ``now``.
-
-        ``stood_still``: its card has stopped with it, long before that was noticed; else cards play on what they have.
-        ``stopped_at``: when it stopped, where that is known.
-        """
+    def fail(self, now: float, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
+        """The driver is gone since about ``now``. ``stopped_at``: when its machine stopped, where that is known."""
         if self.flow in (Flow.FLOWING, Flow.JOINING):
-            self._resume_at = self._unheard(now, stood_still=stood_still, stopped_at=stopped_at)
+            if stopped_at is not None:
+                self._resume_at = self._unheard(stopped_at, Still.NOTHING)
+            else:
+                self._resume_at = self._unheard(now, still)
             self._pace(self._by_the_clock(now), now)
             self._log.end()
         self.flow = Flow.AWAY
@@ -235,16 +257,26 @@ class Playback:
                 self._start()
             yield Piece(index, samples, go)
 
-    def report(self, tag: int, position: int, waiting: int, now: float, *, running: bool) -> None:
+    def overdue(self, now: float) -> bool:
+        """Whether a card that should be playing is to be asked where it is; it counts as asked then."""
+        patience = max(OVERDUE_SECONDS, 2 * self._sizes.period / self._sizes.rate)
+        if not self.expecting or now - max(self._spoke_at, self._asked_at) < patience:
+            return False
+        self._asked_at = now
+        return True
+
+    def report(self, tag: int, position: int, waiting: int, now: float, *, running: bool, asked: bool = False) -> None:
         """The driver has played ``position`` frames in this life, and has ``waiting`` more; whether it is playing now.
 
-        Raises ProtocolError if that can't be.
+        ``asked``: it would not have said so by itself. Raises ProtocolError if that can't be.
         """
         if tag != self._log.tag or self.flow not in (Flow.FLOWING, Flow.JOINING):
             return
         if not self._played <= position <= self._log.index:
             raise ProtocolError(f"a card at frame {position} that was at {self._played} and has {self._log.index}")
-        self._played = position
+        self._played, self._spoke_at = position, now
+        if not asked:
+            self._told = position
         self._written = min(position + waiting, self._log.index)
         if running:
             self._reports.append(now - position / self._sizes.rate)
@@ -256,6 +288,7 @@ class Playback:
             self._join(now, running=running)
         elif position > self._log.silent:
             self._log.heard = max(self._log.heard, self._log.base + position)
+            self._positions.append((now, self._log.heard))
 
     def _start(self) -> None:
         """The driver is told to play."""
@@ -293,27 +326,35 @@ class Playback:
 
     def _by_the_clock(self, now: float) -> int:
         """The position that would be played just now, if the card had more since it ran out of what it was given."""
-        if self.flow is not Flow.FLOWING or not self._started or self.starved or not self._reports:
+        if self.flow is not Flow.FLOWING or not self._started or self.starved:
             return self._due(now)
+        return self._extrapolated(now)
+
+    def _extrapolated(self, now: float) -> int:
+        """The position that would be played just now, by the card's clock alone, if it had frames for ever."""
+        if not self._reports:
+            return self._log.base + self._played
         recent = min(list(self._reports)[-RECENT_REPORTS:])  # of a card that was held up by the host, as it is now
         return self._log.base + round((now - recent) * self._sizes.rate)
 
-    def _unheard(self, now: float, *, stood_still: bool, stopped_at: float | None) -> int:
-        """The first position that was perhaps not heard.
+    def _unheard(self, until: float, still: Still) -> int:
+        """The first position that was perhaps not heard, of a card whose machine ran ``until`` then.
 
-        Of what no report covers one period is played again; so is what no report said to be in the card.
+        Of what no report covers one period is played again; so is what the card may have held when its machine stopped.
         """
         if self.flow is Flow.JOINING:
             return self._log.taken
         if not self._started:
             return self._log.base + self._played
-        if stopped_at is not None:
-            due = min(self._due(stopped_at), self._by_the_clock(stopped_at))
-        else:
-            due = self._log.heard if stood_still else self._due(now)
-        surely = min(due - self._sizes.period, self._log.base + self._written)
-        position = max(self._log.heard, surely) - self._sizes.card
-        return min(max(position, self._log.kept_from), self._log.sent)
+        holds = self._sizes.card
+        surely = self._log.heard - holds
+        if still is not Still.MACHINE:
+            left_at = until - holds / self._sizes.rate
+            surely = max([surely, *(position for when, position in self._positions if when <= left_at)])
+            if still is Still.NOTHING or until - self._spoke_at > ANSWER_SECONDS:
+                by_clock = self._extrapolated(left_at) - self._sizes.period
+                surely = max(surely, min(by_clock, self._log.base + self._written))
+        return min(max(surely, self._log.kept_from), self._log.sent)
 
     def _pace(self, position: int, now: float) -> None:
         """From now on frames are taken, or dropped, as if ``position`` were being played now."""

@@ -19,7 +19,7 @@ from nooks.shadow.errors import BusyError, SettingRefused, raise_mismatches
 from nooks.shadow.flow import Flow
 from nooks.shadow.life import DriverAway, Life, Mode
 from nooks.shadow.log import Log
-from nooks.shadow.playback import Policy, Sizes
+from nooks.shadow.playback import Policy, Sizes, Still
 from nooks.shadow.readback import Outcome, judge
 from nooks.shadow.strategies import Counters, Row, Strategy, StrategyTable
 from nooks.xpc.settings import Settings, to_json
@@ -50,11 +50,10 @@ OURS = (POLICY, LATENCY)
 
 PERIOD = "playback.period"
 
-STOOD_STILL = frozenset({Reason.EXIT, Reason.FROZEN, Reason.NO_PROGRESS, Reason.PANIC, Reason.OOPS})
-"""Failures with which a card stops, however late they are noticed (a domain that panicked is paused).
-
-Else it plays on what it has, as DMA does.
-"""
+STOOD_STILL = dict.fromkeys((Reason.EXIT, Reason.FROZEN, Reason.PANIC, Reason.OOPS), Still.MACHINE) | {
+    Reason.NO_PROGRESS: Still.CARD
+}
+"""What stops with a failure, however late that is noticed (a domain that panicked is paused)."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,8 @@ class SoundShadow:
         """The driver is gone. Whoever waits for its answer is told at once."""
         self._life.to(Mode.ACTIVE)
         if self.flow is not None:
-            stood_still = failure is not None and failure.reason in STOOD_STILL
-            self.flow.fail(stood_still=stood_still, stopped_at=failure.stopped_at if failure is not None else None)
+            still = STOOD_STILL.get(failure.reason, Still.NOTHING) if failure is not None else Still.NOTHING
+            self.flow.fail(still=still, stopped_at=failure.stopped_at if failure is not None else None)
 
     async def replay(self, incarnation: int) -> dict[str, Any]:
         """Bring the driver to the log's state and compare; facts for the journal. Raises ReplayMismatch, NooksError."""

@@ -8,9 +8,9 @@ count frames since the tag began.
 |---|---|---|---|---|
 | PLAY | host | of the first frame | | to be played; GO: the card is to run now |
 | FLUSH | host | | | none: stop, forget what was not played, the tag begins |
-| ASK | host | | | none: a position is to be told |
+| ASK | host | | | none: the card's position is to be told, whether it interrupts or not |
 | RECORD | host | | | none: the tag begins with GO, without it recording ends |
-| PLAYED | agent | frames played | frames in the card, underruns so far | none |
+| PLAYED | agent | frames played | frames in the card, underruns so far | none; RUNNING: it plays; ASKED: it was asked |
 | RECORDED | agent | of the first frame | frames recorded since, overruns so far | as recorded |
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAGIC = b"NA"
 PLAY, FLUSH, ASK, RECORD, PLAYED, RECORDED = 1, 2, 3, 4, 17, 18
 GO = RUNNING = 1
+ASKED = 2
 HEADER = Struct("<2sBBIQIII")
 MAX_SAMPLES_BYTES = 65536
 _KINDS = (PLAY, FLUSH, ASK, RECORD, PLAYED, RECORDED)
