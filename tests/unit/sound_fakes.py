@@ -72,6 +72,8 @@ class Card:
     said: deque[audio.Packet] = field(default_factory=deque[audio.Packet])
     frames: list[int] = field(default_factory=list[int])
     played: int = 0
+    told: int = 0
+    asked: int = 0
     tag: int = 0
     running: bool = False
     recording: int | None = None
@@ -80,6 +82,13 @@ class Card:
     dead: bool = True
     deaf: bool = False
     uninterrupted: bool = False
+    miscounts: bool = False
+    """Its driver counts its interrupts: asked, it knows no more than how far the card is within a period.
+
+    That it goes back is taken for once round the buffer, and stops it (sound/core/pcm_lib.c).
+    """
+    stops: bool = False
+    """The first question stops it."""
     _due: float = 0.0
 
     def send(self, head: bytes, samples: bytes | memoryview = b"") -> None:
@@ -91,7 +100,7 @@ class Card:
             self.tag, self.frames, self.played, self.running = packet.tag, [], 0, False
             self.report()
         elif packet.kind == audio.ASK:
-            self.report(asked=True)
+            self.answer()
         elif packet.kind == audio.RECORD:
             self.recording = packet.tag if packet.flags & audio.GO else None
             self.recorded = 0
@@ -102,19 +111,25 @@ class Card:
                 self.running, self._due = True, 0.0
                 self.report()
 
-    def report(self, *, asked: bool = False) -> None:
-        if self.uninterrupted and not asked:
-            return
-        self.said.append(
-            audio.Packet(
-                audio.PLAYED,
-                self.tag,
-                self.played,
-                (audio.RUNNING if self.running else 0) | (audio.ASKED if asked else 0),
-                len(self.frames) - self.played,
-                self.underruns,
-            )
-        )
+    def answer(self) -> None:
+        known, self.asked = self.asked, self.played
+        if self.miscounts:
+            self.asked = self.told + (self.played - self.told) % self.period
+        if self.stops or self.asked < known:
+            self.running, self.asked = False, known
+            self._say(known, audio.ASKED | audio.STOPPED)
+        else:
+            self._say(self.asked, audio.ASKED)
+
+    def report(self) -> None:
+        if not self.uninterrupted:
+            self.told = self.asked = self.played
+            self._say(self.played)
+
+    def _say(self, position: int, flags: int = 0) -> None:
+        flags |= audio.RUNNING if self.running else 0
+        left = len(self.frames) - position
+        self.said.append(audio.Packet(audio.PLAYED, self.tag, position, flags, left, self.underruns))
 
     def pass_time(self, until: float, seconds: float) -> None:
         """Let ``seconds`` pass, up to ``until``."""
@@ -140,7 +155,7 @@ class Card:
 
     def die(self) -> None:
         """Nothing of it is left, not even what it had said and nobody has read."""
-        self.dead, self.deaf, self.uninterrupted = True, False, False
+        self.dead, self.deaf, self.uninterrupted, self.miscounts, self.stops = True, False, False, False, False
         self.running, self.recording = False, None
         self.said.clear()
 

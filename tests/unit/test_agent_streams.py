@@ -2,7 +2,7 @@
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ class FakeStream:
         self.frames = 0
         self.started = 0
         self.dry = False
+        self.dry_when_asked = False
         self.unheard_of: int | None = None
         """What waits in truth, if no interrupt told of it."""
         self.recorded: list[bytes] = []
@@ -48,7 +49,7 @@ class FakeStream:
         return self.recorded.pop(0) if self.recorded else b""
 
     def waiting(self, *, ask: bool = False) -> int:
-        if self.dry:
+        if self.dry or (ask and self.dry_when_asked):
             raise BrokenPipeError
         return self.unheard_of if ask and self.unheard_of is not None else self.frames
 
@@ -84,8 +85,8 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     made.poller.close()
 
 
-def playing(wire: Wire, stream: FakeStream) -> Playing:
-    made = Playing(cast("pcm.Stream", stream), wire.port)
+def playing(wire: Wire, stream: FakeStream, interrupts: Callable[[], object] = object) -> Playing:
+    made = Playing(cast("pcm.Stream", stream), wire.port, interrupts)
     made.take(audio.Packet(audio.FLUSH, 5))
     assert [(p.kind, p.tag, p.position) for p in wire.said()] == [(audio.PLAYED, 5, 0)]
     return made
@@ -122,7 +123,32 @@ def test_who_asks_gets_what_no_interrupt_told_and_the_next_interrupt_tells_all_t
     assert told == [(80, 120, audio.RUNNING | audio.ASKED), (90, 110, audio.RUNNING)]
 
 
-def test_a_card_that_ran_dry_without_a_word_says_so_when_it_is_asked(wire: Wire) -> None:
+def test_what_wakes_without_an_interrupt_does_not_count_as_one(wire: Wire) -> None:
+    counted = [7]
+    stream = FakeStream()
+    player = playing(wire, stream, lambda: counted[0])
+    player.take(play(200, go=True))
+    for frames in (150, 100, 50):
+        stream.frames = frames
+        player.interrupted()
+        counted[0] += frames == 100
+    flags = [p.flags for p in wire.said()]
+    assert flags == [audio.RUNNING, audio.RUNNING, audio.RUNNING | audio.ASKED, audio.RUNNING]
+
+
+def test_a_card_that_ran_dry_without_a_word_says_so_when_it_is_asked_but_not_where(wire: Wire) -> None:
+    stream = FakeStream()
+    player = playing(wire, stream)
+    player.take(play(200, go=True))
+    wire.said()
+    stream.dry_when_asked = True
+    player.take(audio.Packet(audio.ASK, 5))
+    stream.dry = True
+    player.interrupted()
+    assert [(p.position, p.first, p.flags) for p in wire.said()] == [(0, 200, audio.ASKED | audio.STOPPED)]
+
+
+def test_a_card_that_ran_dry_and_interrupted_tells_where_though_it_was_asked(wire: Wire) -> None:
     stream = FakeStream()
     player = playing(wire, stream)
     player.take(play(200, go=True))
@@ -130,7 +156,7 @@ def test_a_card_that_ran_dry_without_a_word_says_so_when_it_is_asked(wire: Wire)
     stream.dry = True
     player.take(audio.Packet(audio.ASK, 5))
     player.interrupted()
-    assert [(p.position, p.first, p.second, p.flags) for p in wire.said()] == [(200, 0, 1, audio.ASKED)]
+    assert [(p.position, p.first, p.second, p.flags) for p in wire.said()] == [(200, 0, 1, 0)]
 
 
 def test_writing_to_a_card_that_knows_its_position_to_the_frame_is_no_interrupt(wire: Wire) -> None:

@@ -12,6 +12,7 @@ from nooks.shadow.flow import Flow
 from nooks.shadow.frames import FrameLog
 from nooks.shadow.playback import OVERDUE_SECONDS, Playback, Policy, Sizes, Still
 from nooks.shadow.playback import Flow as State
+from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
 RATE, PERIOD, WINDOW = 1000, 10, 40
@@ -25,7 +26,7 @@ class Studio:
         self.time = Time()
         self.log = FrameLog.create("nooks-test", FRAME_BYTES, RATE)
         self.applications = Applications()
-        self.card = Card(RATE, PERIOD)
+        self.card = Card(RATE, sizes.period)
         self.incarnation = 0
         self.playback = Playback(self.log, sizes, policy)
         self.flow = Flow(self.playback, None, self.card, self.applications, self.time)
@@ -194,6 +195,58 @@ def test_a_card_that_lost_its_interrupts_is_asked_and_repeats_nothing(studio: St
     assert 0 <= last + 1 - studio.heard()[last] <= studio.card.rate * OVERDUE_SECONDS
 
 
+def test_a_card_that_counts_its_interrupts_and_has_lost_them_repeats_little() -> None:
+    """What it says when it is asked goes round within a period; that it moves at all says that it plays on."""
+    period = 11
+    made = Studio(sizes=Sizes(RATE, period, 20 * period))
+    made.begin()
+    made.run(0.5)
+    told = made.playback.told
+    made.card.uninterrupted = made.card.miscounts = True
+    made.run(0.17)
+    assert told == made.playback.told < made.playback.position < told + period
+    before, last = made.heard()[-1], len(made.heard())
+    made.fail(still=Still.CARD)
+    made.begin()
+    made.run(0.1)
+    assert 0 <= before + 1 - made.heard()[last] <= period + 1
+    made.close()
+
+
+@pytest.mark.parametrize("asked_seconds", [0.02, 0.3])
+def test_a_question_that_stops_a_card_loses_nothing(studio: Studio, asked_seconds: float) -> None:
+    """What it says is taken for once round the whole buffer; if it had not the time to play all, it did not."""
+    studio.begin()
+    studio.run(0.5)
+    studio.card.uninterrupted = studio.card.stops = True
+    studio.time.now += asked_seconds
+    studio.card.pass_time(studio.time.now, asked_seconds)
+    studio.card.send(audio.header(audio.ASK, studio.card.tag))
+    studio.hear()
+    before, last = studio.heard()[-1], len(studio.heard())
+    studio.run(0.5)
+    assert len(studio.heard()) == last
+    studio.fail(still=Still.CARD)
+    studio.begin()
+    studio.run(0.1)
+    assert 0 <= before + 1 - studio.heard()[last] <= 2 * PERIOD
+
+
+@pytest.mark.parametrize("rest", [0, 12])
+def test_what_stays_in_a_card_that_stopped_is_played_again(rest: int) -> None:
+    made = Studio(sizes=Sizes(RATE, PERIOD, WINDOW, card=15, rest=rest))
+    made.begin()
+    made.run(0.5)
+    made.time.now += 0.5
+    made.card.pass_time(made.time.now, 0.5)
+    before, last = made.heard()[-1], len(made.heard())
+    made.fail()
+    made.begin()
+    made.run(0.1)
+    assert rest <= before + 1 - made.heard()[last] <= rest + PERIOD
+    made.close()
+
+
 def test_a_card_that_stands_still_and_says_so_loses_nothing(studio: Studio) -> None:
     studio.begin()
     studio.run(0.5)
@@ -319,20 +372,20 @@ def test_a_position_that_cannot_be(studio: Studio, beyond: int) -> None:
     studio.begin()
     studio.run(0.02)
     with pytest.raises(ProtocolError):
-        studio.playback.report(studio.playback.tag, studio.log.index + beyond, 0, studio.time.now, running=True)
+        studio.playback.report(studio.playback.tag, studio.log.index + beyond, 0, studio.time.now, audio.RUNNING)
 
 
 def test_a_position_that_goes_back(studio: Studio) -> None:
     studio.begin()
     studio.run(0.3)
     with pytest.raises(ProtocolError):
-        studio.playback.report(studio.playback.tag, 1, 0, studio.time.now, running=True)
+        studio.playback.report(studio.playback.tag, 1, 0, studio.time.now, audio.RUNNING)
 
 
 def test_a_report_of_an_earlier_life_is_ignored(studio: Studio) -> None:
     studio.begin()
     studio.run(0.3)
-    studio.playback.report(studio.playback.tag - 1, 10**9, 0, studio.time.now, running=True)
+    studio.playback.report(studio.playback.tag - 1, 10**9, 0, studio.time.now, audio.RUNNING)
 
 
 @pytest.mark.parametrize("after_seconds", [0.0, 0.02, 0.5])

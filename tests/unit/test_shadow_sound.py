@@ -78,7 +78,7 @@ class Stage:
         self.frames = FrameLog.create("nooks-test", FRAME_BYTES, 48000)
         self.samples = Card(48000, 1024)
         self.applications = Applications()
-        playback = Playback(self.frames, self.shadow.sizes(48000, 0), Policy.CONTENT)
+        playback = Playback(self.frames, self.shadow.sizes(48000), Policy.CONTENT)
         capture = Capture(48000, 1024, bytes(FRAME_BYTES))
         self.shadow.flow = Flow(playback, capture, self.samples, self.applications, SystemClock())
 

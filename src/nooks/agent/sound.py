@@ -35,7 +35,7 @@ class Sound:
         self._interrupts_before = interrupts.active()
         self._poller = select.epoll()
         self._port = Port(find_port(_PORT, _PORT_TIMEOUT_SECONDS), self._poller)
-        self._card = ""
+        self._card = self._counter = ""
         self._mixer: Mixer  # from bring_up on, and the next
         self._jacks: Jacks
         self._plugged: dict[str, bool] = {}
@@ -82,7 +82,17 @@ class Sound:
     def counters(self) -> "dict[str, str]":
         """The card's interrupts."""
         new = interrupts.new(self._interrupts_before)
-        return {"interrupts": interrupts.counter(new[0])} if new else {}
+        if not new:
+            return {}
+        self._counter = interrupts.counter(new[0])
+        return {"interrupts": self._counter}
+
+    def _interrupts(self) -> object:
+        """How often the card has interrupted; something new each time where that is not known."""
+        try:
+            return system.read(self._counter)
+        except OSError:
+            return object()
 
     def device(self) -> str:
         """The folder of the PCI device: the card, or the controller that it is plugged into."""
@@ -149,7 +159,7 @@ class Sound:
         stream.configure(values)
         self._configured[direction] = values
         if direction == "playback":
-            self._playing = Playing(stream, self._port)
+            self._playing = Playing(stream, self._port, self._interrupts)
         else:
             self._recording = Recording(stream, self._port)
 

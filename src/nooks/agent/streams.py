@@ -11,7 +11,7 @@ from nooks.xpc import audio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _READ_BYTES = 65536
 _RECORDED_QUEUED_MAX = 16
@@ -82,7 +82,8 @@ class Playing:
 
     KINDS = (audio.PLAY, audio.FLUSH, audio.ASK)
 
-    def __init__(self, stream: Stream, port: Port) -> None:
+    def __init__(self, stream: Stream, port: Port, interrupts: "Callable[[], object]") -> None:
+        """``interrupts`` says how often the card has interrupted, or something new each time if that is not known."""
         self.descriptor = stream.descriptor
         self.xruns = 0
         self._stream = stream
@@ -90,6 +91,8 @@ class Playing:
         self._port = port
         self._tag = 0
         self._written = 0
+        self._interrupts = interrupts
+        self._counted: object = None
         self._reported = 0
         self._least = max(1, stream.parameters.period // _REPORTS_PER_PERIOD)
         self._running = False
@@ -112,7 +115,9 @@ class Playing:
                 self._report(self._stream.waiting())
 
     def interrupted(self) -> None:
-        """The card has played a period, or ran dry; or something was written, which wakes us as well.
+        """The card has played a period, or ran dry; or something was written, or asked, which wakes us as well.
+
+        Only the first two are interrupts; without any it has told nothing by itself.
 
         Of a card that knows its position to the frame each report would bring a few frames, and writing those another
         report: thousands a second.
@@ -125,16 +130,24 @@ class Playing:
             self._ran_dry()
         else:
             if self._written - waiting >= self._reported + self._least:
-                self._report(waiting)
+                counted = self._interrupts()
+                self._report(waiting, audio.ASKED if counted == self._counted else 0)
+                self._counted = counted
 
     def _answer(self) -> None:
-        """Have the card itself asked, which may have lost its interrupts."""
+        """Say where the card is now. What its interrupts have not told is what it says when it is asked itself."""
         try:
-            waiting = self._stream.waiting(ask=True)
+            waiting = self._stream.waiting()
         except BrokenPipeError:
-            self._ran_dry(asked=True)
+            self._ran_dry()
+            return
+        try:
+            waiting = self._stream.waiting(ask=self._running)
+        except BrokenPipeError:
+            self._running = False
+            self._report(waiting, audio.ASKED | audio.STOPPED)
         else:
-            self._report(waiting, asked=True)
+            self._report(waiting, audio.ASKED)
 
     def _write(self, samples: "bytes | memoryview") -> None:
         try:
@@ -144,18 +157,17 @@ class Playing:
             taken = self._stream.write(samples)
         self._written += taken // self._frame_bytes
 
-    def _ran_dry(self, *, asked: bool = False) -> None:
+    def _ran_dry(self) -> None:
         """All that was written has been played; the next frames wait for the host's word to start."""
         self.xruns += 1
         self._running = False
         self._stream.prepare()
-        self._report(0, asked=asked)
+        self._report(0)
 
-    def _report(self, waiting: int, *, asked: bool = False) -> None:
+    def _report(self, waiting: int, flags: int = 0) -> None:
         played = self._written - min(waiting, self._written)
-        if not asked:
-            self._reported = played
-        flags = (audio.RUNNING if self._running else 0) | (audio.ASKED if asked else 0)
+        self._reported = played
+        flags |= audio.RUNNING if self._running else 0
         self._port.report(audio.header(audio.PLAYED, self._tag, played, flags=flags, first=waiting, second=self.xruns))
 
 

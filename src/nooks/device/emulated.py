@@ -138,9 +138,11 @@ SOUND_LINE_OUTSIDE = (
 Samples are as the card has them: no other rate, no other format.
 """
 
-SOUND_LINE_FRAMES = 2048
-"""What QEMU holds of what a card has taken from memory: its mixing engine, and what is handed over at once
-(audio/dbusaudio.c: 1024 frames each)."""
+SOUND_LINE_PIECE = 1024
+"""Frames that QEMU hands over at once (audio/dbusaudio.c): less than that stays where it is until more follows."""
+
+SOUND_LINE_FRAMES = 2 * SOUND_LINE_PIECE
+"""What QEMU holds of what a card has taken from memory: as much again is in its mixing engine."""
 
 
 def sound_card(model: str, options: tuple[tuple[str, str], ...]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from nooks.device.emulated import (
     SOUND_LINE,
     SOUND_LINE_FRAMES,
     SOUND_LINE_OUTSIDE,
+    SOUND_LINE_PIECE,
     buses,
     host_side_sound,
     sound_card,
@@ -170,8 +171,8 @@ class SoundSide:
         else:
             self._frames = FrameLog.create("nooks-frames", stream.frame_bytes, stream.rate)
             self._ledger.give(FRAMES_LOG, self._frames.fileno())
-        card_frames = SOUND_LINE_FRAMES if self._line is not None else 0
-        return Playback(self._frames, self.shadow.sizes(stream.rate, card_frames), self.shadow.policy)
+        holds, rest = (SOUND_LINE_FRAMES, SOUND_LINE_PIECE) if self._line is not None else (0, 0)
+        return Playback(self._frames, self.shadow.sizes(stream.rate, holds, rest), self.shadow.policy)
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
@@ -268,7 +269,7 @@ class SoundSide:
 
     async def _play_silence(self, bay: int, playback: StreamState) -> None:
         port = self._ports.port(bay)
-        sizes = self.shadow.sizes(playback.rate, 0)
+        sizes = self.shadow.sizes(playback.rate)
         silence = bytes(sizes.window * playback.frame_bytes)
         port.send(audio.header(audio.FLUSH, REHEARSAL_TAG))
         port.send(audio.header(audio.PLAY, REHEARSAL_TAG, flags=audio.GO, length=len(silence)), silence)

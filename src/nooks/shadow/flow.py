@@ -124,9 +124,7 @@ class Flow:
         """The card says something. Raises ProtocolError if it can't be."""
         now = self._clock.monotonic()
         if packet.kind == audio.PLAYED and self.playback is not None:
-            running = bool(packet.flags & audio.RUNNING)
-            asked = bool(packet.flags & audio.ASKED)
-            self.playback.report(packet.tag, packet.position, packet.first, now, running=running, asked=asked)
+            self.playback.report(packet.tag, packet.position, packet.first, now, packet.flags)
             self.pump()
         elif packet.kind == audio.RECORDED and self.capture is not None:
             recorded = self.capture.recorded(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nooks.shadow.frames import FrameLog
+from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
 SAMPLES_BYTES_MAX = 32768
@@ -66,13 +67,15 @@ class Flow(StrEnum):
 class Sizes:
     """In frames: the card's ``rate`` a second, its ``period``, what may be under way, and what the card holds.
 
-    ``card`` is what a card has taken from memory, and reported, before it can be heard.
+    ``card`` is what a card has taken from memory, and reported, before it can be heard; of that ``rest`` stays in it
+    for ever if nothing more is taken.
     """
 
     rate: int
     period: int
     window: int
     card: int = 0
+    rest: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ class Playback:
         self._reports: deque[float] = deque(maxlen=CLOCK_REPORTS)
         self._positions: deque[tuple[float, int]] = deque(maxlen=CLOCK_REPORTS)
         self._told = 0
+        self._answers: set[int] = set()
         self._spoke_at = self._asked_at = 0.0
+        self._stopped_at: float | None = None
         self._pace_from, self._pace_since = log.taken, 0.0
 
     @property
@@ -165,8 +170,10 @@ class Playback:
             return None
         self._played = self._written = self._told = self._go_at = 0
         self._started = False
+        self._stopped_at = None
         self._reports.clear()
         self._positions.clear()
+        self._answers.clear()
         if self.policy is Policy.CLOCK and self._log.taken:
             self.flow = Flow.JOINING
             return self._log.begin(incarnation, self._log.taken)
@@ -184,10 +191,9 @@ class Playback:
     def fail(self, now: float, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
         """The driver is gone since about ``now``. ``stopped_at``: when its machine stopped, where that is known."""
         if self.flow in (Flow.FLOWING, Flow.JOINING):
-            if stopped_at is not None:
-                self._resume_at = self._unheard(stopped_at, Still.NOTHING)
-            else:
-                self._resume_at = self._unheard(now, still)
+            if still is Still.CARD and self._moves(now):
+                still = Still.NOTHING
+            self._resume_at = self._unheard(now, still) if stopped_at is None else self._unheard(stopped_at)
             self._pace(self._by_the_clock(now), now)
             self._log.end()
         self.flow = Flow.AWAY
@@ -260,23 +266,31 @@ class Playback:
     def overdue(self, now: float) -> bool:
         """Whether a card that should be playing is to be asked where it is; it counts as asked then."""
         patience = max(OVERDUE_SECONDS, 2 * self._sizes.period / self._sizes.rate)
-        if not self.expecting or now - max(self._spoke_at, self._asked_at) < patience:
+        quiet = now - max(self._spoke_at, self._asked_at)
+        if not self.expecting or quiet < patience or self._stopped_at is not None:
             return False
         self._asked_at = now
         return True
 
-    def report(self, tag: int, position: int, waiting: int, now: float, *, running: bool, asked: bool = False) -> None:
-        """The driver has played ``position`` frames in this life, and has ``waiting`` more; whether it is playing now.
+    def report(self, tag: int, position: int, waiting: int, now: float, flags: int) -> None:
+        """The driver has played ``position`` frames in this life, and has ``waiting`` more; ``flags``: nooks.xpc.audio.
 
-        ``asked``: it would not have said so by itself. Raises ProtocolError if that can't be.
+        Raises ProtocolError if that can't be.
         """
+        running = bool(flags & audio.RUNNING)
         if tag != self._log.tag or self.flow not in (Flow.FLOWING, Flow.JOINING):
             return
         if not self._played <= position <= self._log.index:
             raise ProtocolError(f"a card at frame {position} that was at {self._played} and has {self._log.index}")
         self._played, self._spoke_at = position, now
-        if not asked:
+        if flags & audio.ASKED:
+            self._answers.add(position)
+        else:
             self._told = position
+            self._answers.clear()
+        if flags & audio.STOPPED:
+            self._stopped_at = now
+            return
         self._written = min(position + waiting, self._log.index)
         if running:
             self._reports.append(now - position / self._sizes.rate)
@@ -337,7 +351,14 @@ class Playback:
         recent = min(list(self._reports)[-RECENT_REPORTS:])  # of a card that was held up by the host, as it is now
         return self._log.base + round((now - recent) * self._sizes.rate)
 
-    def _unheard(self, until: float, still: Still) -> int:
+    def _moves(self, now: float) -> bool:
+        """Whether a card that tells nothing seems to play all the same.
+
+        It moved, or stopped, from one question to another; or its agent answers none, and then nobody stopped it.
+        """
+        return self._stopped_at is not None or now - self._spoke_at > ANSWER_SECONDS or len(self._answers) > 1
+
+    def _unheard(self, until: float, still: Still = Still.NOTHING) -> int:
         """The first position that was perhaps not heard, of a card whose machine ran ``until`` then.
 
         Of what no report covers one period is played again; so is what the card may have held when its machine stopped.
@@ -346,14 +367,15 @@ class Playback:
             return self._log.taken
         if not self._started:
             return self._log.base + self._played
-        holds = self._sizes.card
-        surely = self._log.heard - holds
+        sizes, heard, written = self._sizes, self._log.heard, self._log.base + self._written
+        surely = heard - sizes.card
         if still is not Still.MACHINE:
-            left_at = until - holds / self._sizes.rate
-            surely = max([surely, *(position for when, position in self._positions if when <= left_at)])
-            if still is Still.NOTHING or until - self._spoke_at > ANSWER_SECONDS:
-                by_clock = self._extrapolated(left_at) - self._sizes.period
-                surely = max(surely, min(by_clock, self._log.base + self._written))
+            left_at = until - sizes.card / sizes.rate
+            reported = max((position for when, position in self._positions if when <= left_at), default=0)
+            surely = max(surely, min(reported, heard - sizes.rest))
+        if still is Still.NOTHING:
+            left_at = min(until, self._stopped_at or until) - sizes.card / sizes.rate
+            surely = max(surely, min(self._extrapolated(left_at) - sizes.period, written - sizes.rest))
         return min(max(surely, self._log.kept_from), self._log.sent)
 
     def _pace(self, position: int, now: float) -> None:

@@ -136,12 +136,12 @@ class SoundShadow:
         """What every driver is asked for."""
         return {key: value for key, value in self._log.target().items() if key not in OURS}
 
-    def sizes(self, rate: int, card_frames: int) -> Sizes:
+    def sizes(self, rate: int, card: int = 0, rest: int = 0) -> Sizes:
         """The sizes of a playback stream at the present latency, which the card may have rounded."""
         settings = self._log.settings
         latency = LATENCIES[str(settings[LATENCY])]
         period = int(str(settings.get(PERIOD, latency.period)))
-        return Sizes(rate, period, period * latency.periods, card_frames)
+        return Sizes(rate, period, period * latency.periods, card, rest)
 
     # -- the life of the driver: nooks.recovery.protocols.Shadow -----------------------------------------------
 
@@ -244,7 +244,7 @@ class SoundShadow:
         playback.policy = self.policy
         if PERIOD in accepted:  # the driver's stream was configured anew, and forgot what it had
             self.flow.fail()
-            playback.resize(self.sizes(playback.sizes.rate, playback.sizes.card))
+            playback.resize(self.sizes(playback.sizes.rate, playback.sizes.card, playback.sizes.rest))
             self.flow.begin(self._incarnation)
 
     def _raise_if_away(self) -> None:

@@ -2,7 +2,9 @@
 
 Header, little endian: magic ``NA``, kind, flags, tag, position, length of the samples in bytes, and two numbers that
 depend on the kind. A tag tells the lives of a stream apart: what belongs to an earlier one is discarded. Positions
-count frames since the tag began.
+count frames since the tag began. A card that was told to run and runs is RUNNING. A position that nobody would have
+told without being ASKED may be wrong by whole periods, for some drivers count their card's interrupts; when the
+question alone showed that such a card had nothing more, it has STOPPED, who knows where.
 
 | kind | from | position | numbers | samples |
 |---|---|---|---|---|
@@ -10,7 +12,7 @@ count frames since the tag began.
 | FLUSH | host | | | none: stop, forget what was not played, the tag begins |
 | ASK | host | | | none: the card's position is to be told, whether it interrupts or not |
 | RECORD | host | | | none: the tag begins with GO, without it recording ends |
-| PLAYED | agent | frames played | frames in the card, underruns so far | none; RUNNING: it plays; ASKED: it was asked |
+| PLAYED | agent | frames played | frames in the card, underruns so far | none; RUNNING, ASKED, STOPPED |
 | RECORDED | agent | of the first frame | frames recorded since, overruns so far | as recorded |
 """
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 MAGIC = b"NA"
 PLAY, FLUSH, ASK, RECORD, PLAYED, RECORDED = 1, 2, 3, 4, 17, 18
 GO = RUNNING = 1
-ASKED = 2
+ASKED, STOPPED = 2, 4
 HEADER = Struct("<2sBBIQIII")
 MAX_SAMPLES_BYTES = 65536
 _KINDS = (PLAY, FLUSH, ASK, RECORD, PLAYED, RECORDED)
