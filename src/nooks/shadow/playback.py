@@ -36,7 +36,7 @@ OVERDUE_SECONDS = 0.06
 """A card that plays and tells nothing for so long is asked."""
 
 ANSWER_SECONDS = 0.2
-"""Asked every OVERDUE_SECONDS, an agent that said nothing for so long does not answer."""
+"""An agent that is asked and said nothing for so long does not answer."""
 
 
 class Policy(StrEnum):
@@ -110,7 +110,7 @@ class Playback:
         self._positions: deque[tuple[float, int]] = deque(maxlen=CLOCK_REPORTS)
         self._told = 0
         self._answers: set[int] = set()
-        self._spoke_at = self._asked_at = 0.0
+        self._told_at = self._spoke_at = self._asked_at = 0.0
         self._stopped_at: float | None = None
         self._pace_from, self._pace_since = log.taken, 0.0
 
@@ -264,10 +264,14 @@ class Playback:
             yield Piece(index, samples, go)
 
     def overdue(self, now: float) -> bool:
-        """Whether a card that should be playing is to be asked where it is; it counts as asked then."""
+        """Whether a card that should be playing is to be asked where it is; it counts as asked then.
+
+        It is asked again as soon as it has answered: a driver that counts interrupts, and has none, knows only how far
+        its card is within a period, so that it takes many answers to see that it moves.
+        """
         patience = max(OVERDUE_SECONDS, 2 * self._sizes.period / self._sizes.rate)
-        quiet = now - max(self._spoke_at, self._asked_at)
-        if not self.expecting or quiet < patience or self._stopped_at is not None:
+        waits = self._asked_at > self._spoke_at and now - self._asked_at < patience
+        if not self.expecting or now - self._told_at < patience or waits or self._stopped_at is not None:
             return False
         self._asked_at = now
         return True
@@ -286,7 +290,7 @@ class Playback:
         if flags & audio.ASKED:
             self._answers.add(position)
         else:
-            self._told = position
+            self._told, self._told_at = position, now
             self._answers.clear()
         if flags & audio.STOPPED:
             self._stopped_at = now
