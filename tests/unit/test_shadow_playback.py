@@ -10,8 +10,9 @@ from sound_fakes import FRAME_BYTES, Applications, Card, Time
 
 from nooks.shadow.flow import Flow
 from nooks.shadow.frames import FrameLog
-from nooks.shadow.playback import OVERDUE_SECONDS, Playback, Policy, Sizes, Still
 from nooks.shadow.playback import Flow as State
+from nooks.shadow.playback import Playback, Policy
+from nooks.shadow.whereabouts import OVERDUE_SECONDS, Sizes, Still
 from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
@@ -277,6 +278,18 @@ def test_what_a_card_itself_held_when_its_machine_stopped_is_played_again(holdin
     holding.begin()
     holding.run(0.1)
     assert 15 <= before + 1 - holding.heard()[before] <= 15 + PERIOD
+
+
+def test_drivers_that_fail_at_once_one_after_the_other_repeat_no_more_than_one(holding: Studio) -> None:
+    holding.begin()
+    holding.run(0.5)
+    before, last = holding.heard()[-1], len(holding.heard())
+    for _ in range(4):
+        holding.fail(still=Still.MACHINE)
+        holding.begin()
+        holding.run(0.004)
+    holding.run(0.1)
+    assert 15 <= before + 1 - holding.heard()[last] <= 15 + PERIOD
 
 
 def test_what_a_card_held_is_out_when_its_machine_ran_on(holding: Studio) -> None:

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from nooks.host.clock import Clock
 from nooks.shadow.capture import Capture
-from nooks.shadow.playback import Piece, Playback, Still
+from nooks.shadow.playback import Piece, Playback
+from nooks.shadow.whereabouts import Still
 from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 

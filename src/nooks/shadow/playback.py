@@ -10,12 +10,12 @@ as played makes room. While the driver is away, one of two policies holds.
 Pure policy: times are the caller's, in seconds; positions and lengths are in frames.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from nooks.shadow.frames import FrameLog
+from nooks.shadow.whereabouts import Sizes, Still, Whereabouts
 from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
@@ -25,33 +25,12 @@ SAMPLES_BYTES_MAX = 32768
 JOIN_REPORTS = 3
 """From so many reports of a card that plays silence its clock is known: one alone may be late."""
 
-CLOCK_REPORTS = 32
-"""The earliest of so many reports tells the card's clock: a report is never too early, but often late."""
-
-
-RECENT_REPORTS = 8
-"""From so many its clock is known well enough to go on by it without the card."""
-
-OVERDUE_SECONDS = 0.06
-"""A card that plays and tells nothing for so long is asked."""
-
-ANSWER_SECONDS = 0.2
-"""An agent that is asked and said nothing for so long does not answer."""
-
 
 class Policy(StrEnum):
     """What is kept while the driver is away (specification: ``sound.policy``)."""
 
     CONTENT = "content"
     CLOCK = "clock"
-
-
-class Still(StrEnum):
-    """What has stopped with a driver, long before that was noticed; else cards play on what they have, as DMA does."""
-
-    NOTHING = "nothing"
-    CARD = "card"
-    MACHINE = "machine"
 
 
 class Flow(StrEnum):
@@ -61,21 +40,6 @@ class Flow(StrEnum):
     JOINING = "joining"
     AWAY = "away"
     GONE = "gone"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """In frames: the card's ``rate`` a second, its ``period``, what may be under way, and what the card holds.
-
-    ``card`` is what a card has taken from memory, and reported, before it can be heard; of that ``rest`` stays in it
-    for ever if nothing more is taken.
-    """
-
-    rate: int
-    period: int
-    window: int
-    card: int = 0
-    rest: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,23 +65,16 @@ class Playback:
         self.replayed = 0
         self.dropped = 0
         self._log = log
-        self._sizes = sizes
+        self._card = Whereabouts(sizes)
         self._resume_at = log.heard
-        self._played = self._written = 0
         self._started = False
         self._go_at = 0
-        self._reports: deque[float] = deque(maxlen=CLOCK_REPORTS)
-        self._positions: deque[tuple[float, int]] = deque(maxlen=CLOCK_REPORTS)
-        self._told = 0
-        self._answers: set[int] = set()
-        self._told_at = self._spoke_at = self._asked_at = 0.0
-        self._stopped_at: float | None = None
         self._pace_from, self._pace_since = log.taken, 0.0
 
     @property
     def sizes(self) -> Sizes:
         """The present sizes."""
-        return self._sizes
+        return self._card.sizes
 
     @property
     def frame_bytes(self) -> int:
@@ -132,17 +89,17 @@ class Playback:
     @property
     def under_way(self) -> int:
         """Frames that the driver has and did not report as played."""
-        return self._log.index - self._played if self.flow in (Flow.FLOWING, Flow.JOINING) else 0
+        return self._log.index - self._card.played if self.flow in (Flow.FLOWING, Flow.JOINING) else 0
 
     @property
     def position(self) -> int:
         """What was played, as far as it was reported."""
-        return self._log.base + self._played
+        return self._log.base + self._card.played
 
     @property
     def told(self) -> int:
         """The same, but for what the card told only because it was asked."""
-        return self._log.base + self._told
+        return self._log.base + self._card.told
 
     @property
     def busy(self) -> bool:
@@ -168,12 +125,9 @@ class Playback:
         if self._log.incarnation == incarnation:
             self._adopt()
             return None
-        self._played = self._written = self._told = self._go_at = 0
+        self._card.begin()
+        self._go_at = 0
         self._started = False
-        self._stopped_at = None
-        self._reports.clear()
-        self._positions.clear()
-        self._answers.clear()
         if self.policy is Policy.CLOCK and self._log.taken:
             self.flow = Flow.JOINING
             return self._log.begin(incarnation, self._log.taken)
@@ -186,13 +140,11 @@ class Playback:
         self.flow, self._started = Flow.FLOWING, True
         if self._log.index == self._log.silent:
             self._log.go_on_at(self._log.taken)
-        self._played = self._written = self._told = max(0, self._log.heard - self._log.base)
+        self._card.begin(max(0, self._log.heard - self._log.base))
 
     def fail(self, now: float, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
         """The driver is gone since about ``now``. ``stopped_at``: when its machine stopped, where that is known."""
         if self.flow in (Flow.FLOWING, Flow.JOINING):
-            if still is Still.CARD and self._moves(now):
-                still = Still.NOTHING
             self._resume_at = self._unheard(now, still) if stopped_at is None else self._unheard(stopped_at)
             self._pace(self._by_the_clock(now), now)
             self._log.end()
@@ -206,17 +158,17 @@ class Playback:
 
     def resize(self, sizes: Sizes) -> None:
         """The driver was configured anew; nothing is under way."""
-        self._sizes = sizes
+        self._card.sizes = sizes
 
     # -- from applications -------------------------------------------------------------------------------------
 
     def room(self, now: float) -> int:
         """How many frames to take now; none: the applications' clock stands still."""
         if self.flow is Flow.FLOWING:
-            return max(0, self._sizes.window - self.under_way - self.pending)
+            return max(0, self.sizes.window - self.under_way - self.pending)
         if self.flow is Flow.AWAY and self.policy is Policy.CONTENT:
             return 0
-        lead = 0 if self.flow is Flow.GONE else self._sizes.window
+        lead = 0 if self.flow is Flow.GONE else self.sizes.window
         return min(max(0, self._pace_at(now) + lead - self._log.taken), self._log.capacity // 2)
 
     def space(self, frames: int) -> memoryview:
@@ -246,67 +198,46 @@ class Playback:
         """What the driver is to be given now; each piece counts as given when it was yielded."""
         if self.flow is Flow.JOINING and not self._started:
             index = self._log.index
-            self._log.gave_silence(self._sizes.window)
+            self._log.gave_silence(self.sizes.window)
             self._start()
-            yield Piece(index, bytes(self._sizes.window * self._log.frame_bytes), go=True)
+            yield Piece(index, bytes(self.sizes.window * self._log.frame_bytes), go=True)
         most = SAMPLES_BYTES_MAX // self._log.frame_bytes
         while self.flow is Flow.FLOWING:
-            frames = min(self._sizes.window - self.under_way, self.pending, most)
+            frames = min(self.sizes.window - self.under_way, self.pending, most)
             if frames <= 0:
                 return
             samples = self._log.frames(self._log.sent, frames)
             frames = len(samples) // self._log.frame_bytes
             index = self._log.index
             self._log.gave(frames)
-            go = self._sizes.window - self.under_way <= 0
+            go = self.sizes.window - self.under_way <= 0
             if go:
                 self._start()
             yield Piece(index, samples, go)
 
     def overdue(self, now: float) -> bool:
-        """Whether a card that should be playing is to be asked where it is; it counts as asked then.
-
-        It is asked again as soon as it has answered: a driver that counts interrupts, and has none, knows only how far
-        its card is within a period, so that it takes many answers to see that it moves.
-        """
-        patience = max(OVERDUE_SECONDS, 2 * self._sizes.period / self._sizes.rate)
-        waits = self._asked_at > self._spoke_at and now - self._asked_at < patience
-        if not self.expecting or now - self._told_at < patience or waits or self._stopped_at is not None:
-            return False
-        self._asked_at = now
-        return True
+        """Whether the driver is to be asked where its card is; it counts as asked then."""
+        return self.expecting and self._card.overdue(now)
 
     def report(self, tag: int, position: int, waiting: int, now: float, flags: int) -> None:
         """The driver has played ``position`` frames in this life, and has ``waiting`` more; ``flags``: nooks.xpc.audio.
 
         Raises ProtocolError if that can't be.
         """
-        running = bool(flags & audio.RUNNING)
         if tag != self._log.tag or self.flow not in (Flow.FLOWING, Flow.JOINING):
             return
-        if not self._played <= position <= self._log.index:
-            raise ProtocolError(f"a card at frame {position} that was at {self._played} and has {self._log.index}")
-        self._played, self._spoke_at = position, now
-        if flags & audio.ASKED:
-            self._answers.add(position)
-        else:
-            self._told, self._told_at = position, now
-            self._answers.clear()
+        if not self._card.played <= position <= self._log.index:
+            raise ProtocolError(f"a card at frame {position} that was at {self._card.played} and has {self._log.index}")
+        self._card.report(position, min(position + waiting, self._log.index), now, flags)
         if flags & audio.STOPPED:
-            self._stopped_at = now
             return
-        self._written = min(position + waiting, self._log.index)
-        if running:
-            self._reports.append(now - position / self._sizes.rate)
-        else:
-            self._reports.clear()  # it stood still for a while, who knows since when: its clock begins anew
-            if position + waiting >= self._go_at:  # else it has not yet heard that it is to play
-                self._stopped()
+        running = bool(flags & audio.RUNNING)
+        if not running and position + waiting >= self._go_at:  # else it has not yet heard that it is to play
+            self._stopped()
         if self.flow is Flow.JOINING:
             self._join(now, running=running)
         elif position > self._log.silent:
             self._log.heard = max(self._log.heard, self._log.base + position)
-            self._positions.append((now, self._log.heard))
 
     def _start(self) -> None:
         """The driver is told to play."""
@@ -321,7 +252,7 @@ class Playback:
 
     def _join(self, now: float, *, running: bool) -> None:
         """Once the new card's clock is known: what it is given next is the frame whose turn it will be then."""
-        if not running or (len(self._reports) < JOIN_REPORTS and self.under_way > self._sizes.period):
+        if not running or (self._card.reports < JOIN_REPORTS and self.under_way > self.sizes.period):
             return  # a card that ran out of silence gets more
         turn = self._pace_at(now) + self._log.index - self._position(now)
         position = min(max(turn, self._log.kept_from), self._log.taken)
@@ -334,9 +265,7 @@ class Playback:
 
     def _position(self, now: float) -> int:
         """Where the card is just now in this life, in its own frames, as far as its reports tell."""
-        if not self._reports:
-            return self._played
-        return min(self._log.index, max(self._played, round((now - min(self._reports)) * self._sizes.rate)))
+        return min(self._log.index, self._card.at(now))
 
     def _due(self, now: float) -> int:
         """The position that is being played just now."""
@@ -346,40 +275,15 @@ class Playback:
         """The position that would be played just now, if the card had more since it ran out of what it was given."""
         if self.flow is not Flow.FLOWING or not self._started or self.starved:
             return self._due(now)
-        return self._extrapolated(now)
-
-    def _extrapolated(self, now: float) -> int:
-        """The position that would be played just now, by the card's clock alone, if it had frames for ever."""
-        if not self._reports:
-            return self._log.base + self._played
-        recent = min(list(self._reports)[-RECENT_REPORTS:])  # of a card that was held up by the host, as it is now
-        return self._log.base + round((now - recent) * self._sizes.rate)
-
-    def _moves(self, now: float) -> bool:
-        """Whether a card that tells nothing seems to play all the same.
-
-        It moved, or stopped, from one question to another; or its agent answers none, and then nobody stopped it.
-        """
-        return self._stopped_at is not None or now - self._spoke_at > ANSWER_SECONDS or len(self._answers) > 1
+        return self._log.base + self._card.at_least(now)
 
     def _unheard(self, until: float, still: Still = Still.NOTHING) -> int:
-        """The first position that was perhaps not heard, of a card whose machine ran ``until`` then.
-
-        Of what no report covers one period is played again; so is what the card may have held when its machine stopped.
-        """
+        """The first position that was perhaps not heard, of a card whose machine ran ``until`` then."""
         if self.flow is Flow.JOINING:
             return self._log.taken
         if not self._started:
-            return self._log.base + self._played
-        sizes, heard, written = self._sizes, self._log.heard, self._log.base + self._written
-        surely = heard - sizes.card
-        if still is not Still.MACHINE:
-            left_at = until - sizes.card / sizes.rate
-            reported = max((position for when, position in self._positions if when <= left_at), default=0)
-            surely = max(surely, min(reported, heard - sizes.rest))
-        if still is Still.NOTHING:
-            left_at = min(until, self._stopped_at or until) - sizes.card / sizes.rate
-            surely = max(surely, min(self._extrapolated(left_at) - sizes.period, written - sizes.rest))
+            return self.position
+        surely = max(self._log.base + self._card.heard(until, still), self._log.heard - self.sizes.card)
         return min(max(surely, self._log.kept_from), self._log.sent)
 
     def _pace(self, position: int, now: float) -> None:
@@ -387,4 +291,4 @@ class Playback:
         self._pace_from, self._pace_since = position, now
 
     def _pace_at(self, now: float) -> int:
-        return self._pace_from + round((now - self._pace_since) * self._sizes.rate)
+        return self._pace_from + round((now - self._pace_since) * self.sizes.rate)

@@ -19,9 +19,10 @@ from nooks.shadow.errors import BusyError, SettingRefused, raise_mismatches
 from nooks.shadow.flow import Flow
 from nooks.shadow.life import DriverAway, Life, Mode
 from nooks.shadow.log import Log
-from nooks.shadow.playback import Policy, Sizes, Still
+from nooks.shadow.playback import Policy
 from nooks.shadow.readback import Outcome, judge
 from nooks.shadow.strategies import Counters, Row, Strategy, StrategyTable
+from nooks.shadow.whereabouts import Sizes, Still
 from nooks.xpc.settings import Settings, to_json
 from nooks.xpc.states import ElementState, SoundState
 
