@@ -76,10 +76,10 @@ class Whereabouts:
         if flags & audio.STOPPED:
             self._stopped_at = now
             return
-        if flags & audio.RUNNING:
-            self._clock.append(now - position / self.sizes.rate)
-        else:
+        if not flags & audio.RUNNING:
             self._clock.clear()  # it stood still for a while, who knows since when: its clock begins anew
+        elif not flags & audio.ASKED:
+            self._clock.append(now - position / self.sizes.rate)
         self._positions.append((now, position))
 
     def overdue(self, now: float) -> bool:
