@@ -219,7 +219,11 @@ def test_a_card_that_stops_after_each_restart_is_given_more_time(scene: Scene) -
         scene.reports.clear()
     assert taken == [2, 4, 8, limits.patient_beats, limits.patient_beats, limits.patient_beats]
     scene.detector.begin(3)
-    scene.run(20)
+    scene.run(6, speed=0.7)
+    scene.run(5, speed=0)
+    assert not scene.verdict
+    scene.detector.begin(3)
+    scene.run(limits.well_beats + 2)
     scene.run(limits.stuck_beats, speed=0)
     assert scene.verdict
 

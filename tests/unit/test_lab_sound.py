@@ -69,6 +69,15 @@ def test_breaks_between_domains_and_within_one(music: bytes) -> None:
     assert (recovered.lost, recovered.changed, round(recovered.silence_seconds, 6)) == (-600, True, 0.2)
 
 
+def test_how_late_music_goes_on_is_told_by_the_pieces_that_are_least_late(music: bytes) -> None:
+    """Pieces of 10 ms, each up to 4 ms late; 30 ms are left out, after a silence that is 2 ms longer."""
+    late = (0.0, 0.004, 0.002)
+    before = line(*((10 + n / 100 + late[n % 3], part(music, 480 * (n - 1), 480 * n)) for n in range(1, 21)))
+    after = line(*((10.002 + n / 100 + late[n % 3], part(music, 480 * (n - 1), 480 * n)) for n in range(24, 40)))
+    (found,) = breaks(passages([(1, before), (2, after)], music))
+    assert (found.lost, found.changed, round(found.late_seconds, 6)) == (1440, True, 0.002)
+
+
 def test_holes_of_a_recording_of_the_world() -> None:
     def world(begin: int, end: int) -> bytes:
         return world_frames(begin, end - begin)

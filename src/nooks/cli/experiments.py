@@ -9,7 +9,7 @@ import typer
 
 from nooks.cli.app import plain_app
 from nooks.cli.failing import How
-from nooks.cli.options import DriverOption, Json
+from nooks.cli.options import DriverOption, Json, PolicyOption
 from nooks.cli.output import emit, seconds, table
 from nooks.drivers import find
 from nooks.host.errors import InputError, NooksError
@@ -74,6 +74,7 @@ def bench_recovery(
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", min=0, help="The same seed, the same order of failures.")
     ] = None,
+    policy: PolicyOption = None,
     json: Json = False,
 ) -> None:
     """Fail a nook again and again under load; report detection, recovery and outage."""
@@ -92,10 +93,14 @@ def bench_recovery(
     of_class = find(driver).driver_class if driver is not None else "network"
     if of_class != "network" and attach is not None:
         raise InputError(f"a real {of_class} device can't be measured yet", "leave --attach out: it is emulated then")
+    if policy is not None:
+        if of_class != "sound":
+            raise InputError(f"a {of_class} nook has no policy", "leave --policy out")
+        options["policy"] = policy
     result = _run(RECOVERY[of_class], options | _real(attach, peer))
 
     def text() -> None:
-        kinds = ("detection_seconds", "recovery_seconds", "outage_seconds")
+        kinds = ["detection_seconds", "recovery_seconds", "outage_seconds", *(["late_seconds"] if policy else [])]
         quantiles = ("p50", "p95", "max")
         rows = [(kind.removesuffix("_seconds"), *(seconds(result[kind].get(q)) for q in quantiles)) for kind in kinds]
         table(("", *quantiles), rows, empty="")

@@ -59,6 +59,8 @@ class SoundLimits:
     slow: float = 0.6
     well: float = 0.9
     """From here on, and never dry, it plays well."""
+    well_beats: int = 4
+    """When it did so for so long, the next standstill is a new one."""
     fast: float = 1.5
     underruns: int = 5
 
@@ -140,6 +142,8 @@ class SoundDetector:
             self._window.clear()
             return ""
         self._window.append((self._clock.monotonic(), now))
+        if self._well_lately():
+            self._patience = self._limits.stuck_beats
         since, first = self._window[0]
         beats = len(self._window) - 1
         seconds = self._clock.monotonic() - since
@@ -152,6 +156,14 @@ class SoundDetector:
             return ""
         return self._behind(rate, now.underruns - first.underruns, seconds)
 
+    def _well_lately(self) -> bool:
+        """Whether the last beats say that the card plays as it should."""
+        lately = list(self._window)[-self._limits.well_beats - 1 :]
+        (since, first), (until, last) = lately[0], lately[-1]
+        due = (until - since) * last.rate * self._limits.well
+        enough = len(lately) > self._limits.well_beats and last.told - first.told >= due
+        return enough and last.underruns == first.underruns
+
     def _behind(self, rate: float, underruns: int, seconds: float) -> str:
         """The same for a card that lags behind: ``rate`` is a part of its own."""
         why = ""
@@ -161,7 +173,6 @@ class SoundDetector:
             why = f"the card ran dry {underruns} times in {seconds:.1f} s"
         elif rate >= self._limits.well and not underruns:
             self._lagging = False
-            self._patience = self._limits.stuck_beats
         if not why or self._lagging:
             return ""
         self._lagging = True

@@ -20,7 +20,8 @@ SLACK_FRAMES = 96000
 class Passage:
     """A stretch of the original that one domain's card played without a break: from frame ``of`` to before ``end``.
 
-    It begins at frame ``at`` of what that card played. ``began`` and ``ended`` are in seconds of CLOCK_MONOTONIC.
+    It begins at frame ``at`` of what that card played. ``began`` and ``ended`` are in seconds of CLOCK_MONOTONIC; so is
+    ``zero``, when the original's first frame was, or would have been, by the earliest piece of this passage.
     """
 
     pid: int
@@ -29,11 +30,14 @@ class Passage:
     end: int
     began: float
     ended: float
+    zero: float = 0.0
 
 
 @dataclass(frozen=True)
 class Break:
     """Between two passages: the silence, and how many frames are missing (below 0: were heard twice).
+
+    ``late_seconds``: so much later than it would have been the music goes on (below 0: earlier).
 
     ``changed``: another domain's card plays afterwards, so it is a recovery's; missing is then what was never heard,
     also if the card had gone on over its ring meanwhile. Else the card ran dry.
@@ -43,6 +47,7 @@ class Break:
     silence_seconds: float
     lost: int
     changed: bool
+    late_seconds: float = 0.0
 
 
 def passages(lines: Iterable[tuple[int, Line]], original: bytes) -> list[Passage]:
@@ -58,7 +63,8 @@ def passages(lines: Iterable[tuple[int, Line]], original: bytes) -> list[Passage
         for each in _joined(stretches(samples, original, FRAME_BYTES, expected)):
             expected = each.of + each.length
             ended = times.of(each.end - 1) + 1 / line.out.rate
-            found.append(Passage(pid, each.at, each.of, expected, times.of(each.at), ended))
+            zero = times.earliest(each.at, each.end) - (each.of - each.at) / line.out.rate
+            found.append(Passage(pid, each.at, each.of, expected, times.of(each.at), ended, zero))
     return found
 
 
@@ -70,7 +76,8 @@ def breaks(found: Sequence[Passage]) -> list[Break]:
         furthest = max(furthest, before.end)
         changed = before.pid != after.pid
         lost = after.of - (furthest if changed else before.end)
-        between.append(Break(before.ended, max(0.0, after.began - before.ended), lost, changed))
+        silence = max(0.0, after.began - before.ended)
+        between.append(Break(before.ended, silence, lost, changed, after.zero - before.zero))
     return between
 
 
@@ -137,6 +144,11 @@ class _Times:
         for piece in heard:
             end += len(piece.samples) // FRAME_BYTES
             self._ends.append((end, piece.when))
+
+    def earliest(self, begin: int, end: int) -> float:
+        """When the line's first frame was heard, by that piece of frames ``begin`` to ``end`` which was least late."""
+        whole = [(at, when) for at, when in self._ends if begin < at <= end]
+        return min(when - at / self._rate for at, when in whole or [(end, self.of(end - 1) + 1 / self._rate)])
 
     def of(self, frame: int) -> float:
         """Seconds of CLOCK_MONOTONIC."""

@@ -38,7 +38,7 @@ _SEED = 2003
 
 @dataclass
 class Trial:
-    """One failure, and what was heard of it: silence in seconds, loss in frames.
+    """One failure, and what was heard of it: silence in seconds, loss in frames, how much later the music went on.
 
     ``stuttered``: what the card played twice by itself, because its driver left it to go on over its ring.
     """
@@ -47,12 +47,18 @@ class Trial:
     silence_seconds: float | None = None
     lost: int | None = None
     stuttered: int = 0
+    late_seconds: float | None = None
     errors: list[str] = field(default_factory=list[str])
 
     def record(self) -> dict[str, Any]:
         """As a JSON object."""
-        heard = {"silence_seconds": self.silence_seconds, "lost_frames": self.lost, "stuttered_frames": self.stuttered}
-        return {**self.failure.record(), **heard}
+        return {
+            **self.failure.record(),
+            "silence_seconds": self.silence_seconds,
+            "lost_frames": self.lost,
+            "stuttered_frames": self.stuttered,
+            "late_seconds": self.late_seconds,
+        }
 
 
 @dataclass
@@ -169,6 +175,7 @@ def _judge(made: Stage, trials: list[Trial], music: Path, recording: Path | None
         if any(each.changed for each in found):
             trial.silence_seconds = round(sum(each.silence_seconds for each in found), 6)
             trial.lost = sum(each.lost for each in found if each.changed)
+            trial.late_seconds = round(sum(each.late_seconds for each in found), 6)
             trial.stuttered = -sum(each.lost for each in found if not each.changed)
         elif trial.failure.recovered:
             errors.append(f"nothing was heard of the music after failure {trial.failure.incarnation}")
@@ -241,6 +248,7 @@ def _figures(trials: Sequence[Trial]) -> dict[str, Any]:
         "lost_frames": quantiles(max(0, frames) for frames in lost),
         "repeated_frames": quantiles(max(0, -frames) for frames in lost),
         "stuttered_frames": quantiles(trial.stuttered for trial in trials),
+        "late_seconds": quantiles(trial.late_seconds for trial in trials),
     }
 
 
