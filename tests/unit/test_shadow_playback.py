@@ -356,6 +356,27 @@ def test_the_clock_goes_on_under_the_policy_clock(by_clock: Studio, unnoticed_se
     assert by_clock.playback.underruns == 0
 
 
+@pytest.mark.parametrize(("unnoticed_seconds", "short_seconds"), [(0.7, 0.0), (0.1, 0.03), (0.7, 0.03)])
+def test_who_had_to_wait_or_has_nothing_for_a_moment_catches_up(
+    by_clock: Studio, unnoticed_seconds: float, short_seconds: float
+) -> None:
+    """A card that stops blocks applications until that is noticed; their server may need a moment for what is due."""
+    by_clock.begin()
+    by_clock.run(1.0)
+    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    by_clock.card.die()
+    by_clock.run(unnoticed_seconds)
+    by_clock.fail(still=Still.MACHINE)
+    by_clock.applications.ready = 0
+    by_clock.run(0.02, ready=0)
+    by_clock.begin()
+    by_clock.run(short_seconds, ready=0)
+    by_clock.run(1.0)
+    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 2 :] if number}
+    assert max(after) - max(steady) <= 0.005 * RATE
+    assert min(steady) - min(after) <= 0.005 * RATE
+
+
 def test_a_stream_given_up_goes_on_unheard(studio: Studio) -> None:
     studio.begin()
     studio.run(0.5)

@@ -100,7 +100,7 @@ def bench_recovery(
     result = _run(RECOVERY[of_class], options | _real(attach, peer))
 
     def text() -> None:
-        kinds = ["detection_seconds", "recovery_seconds", "outage_seconds", *(["late_seconds"] if policy else [])]
+        kinds = ["detection_seconds", "recovery_seconds", "outage_seconds", *(["drift_seconds"] if policy else [])]
         quantiles = ("p50", "p95", "max")
         rows = [(kind.removesuffix("_seconds"), *(seconds(result[kind].get(q)) for q in quantiles)) for kind in kinds]
         table(("", *quantiles), rows, empty="")
@@ -108,7 +108,7 @@ def bench_recovery(
         table(("of which", *quantiles), rows, empty="")
         heard = {kind: result[f"{kind}_frames"] for kind in ("lost", "repeated") if f"{kind}_frames" in result}
         if heard:
-            rows = [(kind, *(of.get(q) for q in quantiles)) for kind, of in heard.items()]
+            rows = [(kind, *(round(of.get(q) or 0) for q in quantiles)) for kind, of in heard.items()]
             table(("frames", *quantiles), rows, empty="")
         print(f"{result['count']} failures ({result['how']}), {result['application_errors']} application errors")
 

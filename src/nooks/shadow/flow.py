@@ -90,7 +90,8 @@ class Flow:
     def fail(self, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
         """The driver is gone; ``still``, ``stopped_at``: see Playback."""
         if self.playback is not None:
-            self.playback.fail(self._clock.monotonic(), still=still, stopped_at=stopped_at)
+            self._taken_at = self._clock.monotonic()  # until now nobody may have been asked
+            self.playback.fail(self._taken_at, still=still, stopped_at=stopped_at)
         if self.capture is not None:
             self.capture.fail()
         self.changed()
@@ -143,10 +144,9 @@ class Flow:
             self.pump()
             if self.playback.overdue(now):
                 self._card.send(audio.header(audio.ASK, self._tag))
-            if now - self._taken_at >= self.playback.sizes.period / self.playback.sizes.rate:
-                piece = self.playback.dry(now)
-                if piece is not None:
-                    self._play(iter([piece]))
+            piece = self.playback.dry(now, now - self._taken_at)
+            if piece is not None:
+                self._play(iter([piece]))
         if self.capture is not None:
             self._look_who_records(self.capture, now)
             silence = self.capture.due(now)

@@ -137,7 +137,7 @@ class FrameLog:
         self._words[_Word.INDEX] += frames
 
     def go_on_at(self, position: int) -> None:
-        """The next frame that the driver is given, after silence alone, is that at ``position``."""
+        """The next frame that the driver is given is that at ``position``, as if all before it had led there."""
         self._words[_Word.BASE] = position - self.index
 
     def space(self, frames: int) -> memoryview:

@@ -26,6 +26,10 @@ JOIN_REPORTS = 3
 """From so many reports of a card that plays silence its clock is known: one alone may be late."""
 
 
+PAUSED_SECONDS = 0.3
+"""An application that has had nothing for so long does not want to catch up: it paused."""
+
+
 class Policy(StrEnum):
     """What is kept while the driver is away (specification: ``sound.policy``)."""
 
@@ -70,6 +74,7 @@ class Playback:
         self._started = False
         self._go_at = 0
         self._pace_from, self._pace_since = log.taken, 0.0
+        self._behind = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -126,7 +131,7 @@ class Playback:
             self._adopt()
             return None
         self._card.begin()
-        self._go_at = 0
+        self._go_at = self._behind = 0
         self._started = False
         if self.policy is Policy.CLOCK and self._log.taken:
             self.flow = Flow.JOINING
@@ -165,7 +170,7 @@ class Playback:
     def room(self, now: float) -> int:
         """How many frames to take now; none: the applications' clock stands still."""
         if self.flow is Flow.FLOWING:
-            return max(0, self.sizes.window - self.under_way - self.pending)
+            return max(0, self.sizes.window - self.under_way - self.pending + self._behind)
         if self.flow is Flow.AWAY and self.policy is Policy.CONTENT:
             return 0
         lead = 0 if self.flow is Flow.GONE else self.sizes.window
@@ -182,11 +187,24 @@ class Playback:
         if self.flow is Flow.GONE:
             self.dropped += frames
             self._resume_at = self._log.taken
+        elif self.flow is Flow.FLOWING and self._behind:
+            self._catch_up()
 
-    def dry(self, now: float) -> Piece | None:
-        """Applications have had nothing for a while: a driver that waits for more has to play what it has."""
-        if self.flow in (Flow.AWAY, Flow.GONE, Flow.JOINING):
-            self._pace(min(self._pace_at(now), self._log.taken), now)
+    def _catch_up(self) -> None:
+        """Leave out what should have been heard by now."""
+        late = min(self._behind, self.pending)
+        self._log.go_on_at(self._log.sent + late)
+        self._behind -= late
+        self.dropped += late
+
+    def dry(self, now: float, seconds: float) -> Piece | None:
+        """Applications have had nothing for so long: a driver that waits for more has to play what it has."""
+        if seconds >= PAUSED_SECONDS:
+            self._behind = 0
+            if self.flow is not Flow.FLOWING:
+                self._pace(min(self._pace_at(now), self._log.taken), now)
+        if seconds < self.sizes.period / self.sizes.rate:
+            return None
         if self.flow is Flow.FLOWING and self.under_way and not self.pending and not self._started:
             self._start()
             return Piece(self._log.index, b"", go=True)
@@ -256,6 +274,7 @@ class Playback:
             return  # a card that ran out of silence gets more
         turn = self._pace_at(now) + self._log.index - self._position(now)
         position = min(max(turn, self._log.kept_from), self._log.taken)
+        self._behind = max(0, turn - position)
         self._log.go_on_at(position)
         self._log.heard = max(self._log.heard, position)
         self.dropped += max(0, position - self._resume_at)

@@ -22,7 +22,7 @@ from nooks.lab.figures import machine, quantiles
 from nooks.lab.host_health import HostHealth
 from nooks.lab.running import run_lab
 from nooks.lab.sound.hearing import Break, breaks, holes, passages
-from nooks.lab.sound.stage import Client, Stage, stage
+from nooks.lab.sound.stage import CLIENT_LATENCY_MSEC, Client, Stage, stage
 from nooks.lab.ways import CRASHES, Failure, fail, unasked
 
 COUNT = 50
@@ -32,6 +32,9 @@ SETTLE_SECONDS = 0.8
 POLL_SECONDS = 0.05
 SECONDS_EACH = 12.0
 """So much music is there for each failure; what is too much is not played."""
+
+DROPPABLE_MSEC = 2000
+"""So much music a player lets wait at the server under the policy clock, where an outage's worth is dropped at once."""
 
 _SEED = 2003
 
@@ -96,8 +99,9 @@ async def _run(
     driver: str, flags: Sequence[str], how: str, ways: Sequence[str], spare: bool, seed: int, console: Console
 ) -> dict[str, Any]:
     health = HostHealth.now()
+    latency = DROPPABLE_MSEC if "clock" in flags else CLIENT_LATENCY_MSEC
     async with stage(driver, *flags, "--intensity", "1000") as made, made.product.following():
-        heard = await fail_while_playing(made, ways, spare=spare, seed=seed, console=console)
+        heard = await fail_while_playing(made, ways, spare=spare, seed=seed, console=console, latency_msec=latency)
         status = await made.product.status()
         besides = unasked(made.product)
         started, rate = made.started, made.rate
@@ -116,7 +120,13 @@ async def _run(
 
 
 async def fail_while_playing(
-    made: Stage, ways: Sequence[str], *, spare: bool = True, seed: int = _SEED, console: Console | None = None
+    made: Stage,
+    ways: Sequence[str],
+    *,
+    spare: bool = True,
+    seed: int = _SEED,
+    console: Console | None = None,
+    latency_msec: int = CLIENT_LATENCY_MSEC,
 ) -> Heard:
     """Fail the nook in these ways, one after the other, while it plays and, if its card can, records.
 
@@ -125,7 +135,7 @@ async def fail_while_playing(
     random = Random(seed)
     trials: list[Trial] = []
     async with contextlib.AsyncExitStack() as stack:
-        player, music = await stack.enter_async_context(made.player(SECONDS_EACH * (len(ways) + 1), seed))
+        player, music = await stack.enter_async_context(made.player(SECONDS_EACH * (len(ways) + 1), seed, latency_msec))
         clients = [player]
         recording: Path | None = None
         if made.source is not None:
@@ -248,7 +258,7 @@ def _figures(trials: Sequence[Trial]) -> dict[str, Any]:
         "lost_frames": quantiles(max(0, frames) for frames in lost),
         "repeated_frames": quantiles(max(0, -frames) for frames in lost),
         "stuttered_frames": quantiles(trial.stuttered for trial in trials),
-        "late_seconds": quantiles(trial.late_seconds for trial in trials),
+        "drift_seconds": quantiles(abs(trial.late_seconds) for trial in trials if trial.late_seconds is not None),
     }
 
 

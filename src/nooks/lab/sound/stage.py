@@ -24,7 +24,7 @@ from nooks.lab.sound.recorder import Recorder, recorder
 from nooks.lab.sound.wav_line import following
 
 _END_SECONDS = 5.0
-_CLIENT_LATENCY_MSEC = 100
+CLIENT_LATENCY_MSEC = 100
 
 
 @dataclass
@@ -89,11 +89,13 @@ class Stage:
             process.close()
 
     @contextlib.asynccontextmanager
-    async def player(self, seconds: float, seed: int = 0) -> AsyncGenerator[tuple[Client, Path], None]:
+    async def player(
+        self, seconds: float, seed: int = 0, latency_msec: int = CLIENT_LATENCY_MSEC
+    ) -> AsyncGenerator[tuple[Client, Path], None]:
         """paplay, with so much music of which no two places are alike; the music's file."""
         music = self.folder / f"music-{seed}.raw"
         write_music(music, round(seconds * self.rate), seed)
-        argv = ["paplay", "--raw", f"--device={self.sink}", *self._form(), str(music)]
+        argv = ["paplay", "--raw", f"--device={self.sink}", *self._form(latency_msec), str(music)]
         async with self.client("player", *argv) as client:
             yield client, music
 
@@ -105,9 +107,9 @@ class Stage:
         async with self.client("recorder", *argv) as client:
             yield client, into
 
-    def _form(self) -> list[str]:
+    def _form(self, latency_msec: int = CLIENT_LATENCY_MSEC) -> list[str]:
         form = ["--format=s16le", f"--rate={self.rate}", "--channels=2"]
-        return [*form, f"--latency-msec={_CLIENT_LATENCY_MSEC}"]
+        return [*form, f"--latency-msec={latency_msec}"]
 
 
 @contextlib.asynccontextmanager
