@@ -1,5 +1,6 @@
 """A block device by FUSE and loop in the real kernel, content in memory; taken over from a server that was killed."""
 
+import errno
 import mmap
 import os
 import secrets
@@ -156,6 +157,21 @@ def test_errors_arrive_as_errors(bench: Bench) -> None:
     )
     bench.server.failing = 0
     assert b"Input/output error" in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ECONNABORTED])
+def test_what_was_unmounted_is_gone(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As fs/fuse/dev.c says: before a request is read, or while it is copied."""
+    disk = FuseDisk.create(SIZE, read_only=False)
+
+    def readv(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "readv", readv)
+        with pytest.raises(FrontGone):
+            disk.front.receive(memoryview(bytearray(REQUEST_BYTES_MAX)))
+    disk.close()
 
 
 def test_partitions_and_sectors(bench: Bench) -> None:

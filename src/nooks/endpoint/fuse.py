@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from errno import EAGAIN, EINTR, EINVAL, ENODEV, ENOENT, ENOSYS, EOPNOTSUPP, EROFS
+from errno import EAGAIN, ECONNABORTED, EINTR, EINVAL, ENODEV, ENOENT, ENOSYS, EOPNOTSUPP, EROFS
 from typing import Any
 
 from nooks.endpoint.front import Arrival, FrontGone
@@ -89,7 +89,7 @@ class FuseFile:
             except OSError as error:
                 if error.errno in (EINTR, ENOENT, EAGAIN):  # ENOENT: the request was withdrawn just now
                     continue
-                if error.errno == ENODEV:
+                if error.errno in (ENODEV, ECONNABORTED):  # unmounted; or just then, in the middle of this read
                     raise FrontGone("the file behind the block device is gone") from None
                 raise
             _, code, unique, node, offset, size = _REQUEST.unpack_from(head)
