@@ -26,6 +26,9 @@ RECOVERY_SECONDS = 1.0
 
 PATIENCE_SECONDS = 10.0
 
+PLAYS_ON_SECONDS = 0.4
+"""Less than it takes to notice that interrupts are lost."""
+
 CARDS = {
     "intel8x0": ("kill", "hang", "freeze"),
     "ens1370": ("panic", "silent"),
@@ -47,11 +50,15 @@ def judge(heard: Heard, ways: Sequence[str]) -> None:
 
 
 def judge_content(heard: Heard) -> None:
-    """No more is lost than a report covers, and no more heard again than a window, and what the plugs hold."""
+    """No more is lost than a report covers; no more is heard again than that and what the plugs hold, but for a seam.
+
+    Of a card whose driver counts lost interrupts, it may be a window.
+    """
     late = round((slowness() - 1) * REPORT_FRAMES)  # on a busy host reports are
     for trial in heard.trials:
         assert trial.lost is not None
-        assert -WINDOW_FRAMES - LINE_FRAMES <= trial.lost <= REPORT_FRAMES + late, trial.record()
+        again = (WINDOW_FRAMES if trial.failure.way == "silent" else 3 * REPORT_FRAMES + late) + LINE_FRAMES
+        assert -again <= trial.lost <= REPORT_FRAMES + late, trial.record()
 
 
 @pytest.mark.parametrize("driver", CARDS)
@@ -63,6 +70,9 @@ def test_music_goes_on_through_failures(driver: str) -> None:
             assert (await made.product.status())["jacks"] == JACKS.get(driver, {})
         judge(heard, CARDS[driver])
         judge_content(heard)
+        for trial in heard.trials:
+            if (driver, trial.failure.way) == ("ens1370", "silent"):
+                assert (trial.silence_seconds or 0.0) < PLAYS_ON_SECONDS * slowness(), "it is asked, and plays on"
 
     asyncio.run(body())
 
