@@ -24,6 +24,7 @@ from nooks.lab.running import run_lab
 from nooks.lab.sound.hearing import Break, breaks, holes, passages
 from nooks.lab.sound.stage import CLIENT_LATENCY_MSEC, Client, Stage, stage
 from nooks.lab.ways import CRASHES, Failure, fail, unasked
+from nooks.shadow.playback import Policy
 
 COUNT = 50
 SPARE_SECONDS = 20.0
@@ -82,7 +83,7 @@ def run(
     json: bool = False,
     spare: bool = True,
     seed: int = _SEED,
-    policy: str = "content",
+    policy: str = Policy.CONTENT,
 ) -> dict[str, Any]:
     """Fail a nook of ``driver`` (with ``device``) ``count`` times while it plays and records; CONTRACT's document.
 
@@ -92,14 +93,21 @@ def run(
     ways = [how] * count if how else (list(CRASHES) * (count // len(CRASHES) + 1))[:count]
     Random(seed).shuffle(ways)
     flags = ["--policy", policy, *(["--device", device] if device is not None else [])]
-    return run_lab(_run(driver, flags, how or "mixed", ways, spare, seed, console))
+    latency = DROPPABLE_MSEC if policy == Policy.CLOCK else CLIENT_LATENCY_MSEC
+    return run_lab(_run(driver, flags, how or "mixed", ways, spare, seed, console, latency))
 
 
 async def _run(
-    driver: str, flags: Sequence[str], how: str, ways: Sequence[str], spare: bool, seed: int, console: Console
+    driver: str,
+    flags: Sequence[str],
+    how: str,
+    ways: Sequence[str],
+    spare: bool,
+    seed: int,
+    console: Console,
+    latency: int,
 ) -> dict[str, Any]:
     health = HostHealth.now()
-    latency = DROPPABLE_MSEC if "clock" in flags else CLIENT_LATENCY_MSEC
     async with stage(driver, *flags, "--intensity", "1000") as made, made.product.following():
         heard = await fail_while_playing(made, ways, spare=spare, seed=seed, console=console, latency_msec=latency)
         status = await made.product.status()
