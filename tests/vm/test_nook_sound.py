@@ -26,9 +26,6 @@ RECOVERY_SECONDS = 1.0
 
 PATIENCE_SECONDS = 10.0
 
-PLAYS_ON_SECONDS = 0.4
-"""Less than it takes to notice that interrupts are lost."""
-
 CARDS = {
     "intel8x0": ("kill", "hang", "freeze"),
     "ens1370": ("panic", "silent"),
@@ -72,7 +69,7 @@ def test_music_goes_on_through_failures(driver: str) -> None:
         judge_content(heard)
         for trial in heard.trials:
             if (driver, trial.failure.way) == ("ens1370", "silent"):
-                assert (trial.silence_seconds or 0.0) < PLAYS_ON_SECONDS * slowness(), "it is asked, and plays on"
+                assert trial.stuttered < WINDOW_FRAMES // 2, "it is asked and fed, so it does not go on over its ring"
 
     asyncio.run(body())
 
