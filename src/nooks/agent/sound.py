@@ -57,6 +57,8 @@ class Sound:
         for direction, letter in _DIRECTIONS.items():
             self._open(direction, _nodes(number, letter))
         refused = self.apply(wanted)["refused"]
+        new = interrupts.new(self._interrupts_before)
+        self._counter = interrupts.counter(new[0]) if new else ""
         return {
             "driver": _driver(self._card),
             "state": self._state(whole=True),
@@ -81,11 +83,7 @@ class Sound:
 
     def counters(self) -> "dict[str, str]":
         """The card's interrupts."""
-        new = interrupts.new(self._interrupts_before)
-        if not new:
-            return {}
-        self._counter = interrupts.counter(new[0])
-        return {"interrupts": self._counter}
+        return {"interrupts": self._counter} if self._counter else {}
 
     def _interrupts(self) -> object:
         """How often the card has interrupted; something new each time where that is not known."""

@@ -106,8 +106,8 @@ def bench_recovery(
         table(("", *quantiles), rows, empty="")
         rows = [(step, *(seconds(split.get(q)) for q in quantiles)) for step, split in result["steps_seconds"].items()]
         table(("of which", *quantiles), rows, empty="")
-        heard = {kind: result[f"{kind}_frames"] for kind in ("lost", "repeated") if f"{kind}_frames" in result}
-        if heard:
+        if of_class == "sound":
+            heard = {kind: result[f"{kind}_frames"] for kind in ("lost", "repeated")}
             rows = [(kind, *(round(of.get(q) or 0) for q in quantiles)) for kind, of in heard.items()]
             table(("frames", *quantiles), rows, empty="")
         print(f"{result['count']} failures ({result['how']}), {result['application_errors']} application errors")

@@ -43,7 +43,6 @@ from nooks.shadow.playback import Playback
 from nooks.shadow.readback import Outcome
 from nooks.shadow.sound import LATENCY, POLICY, CardState, SoundShadow
 from nooks.spec import Spec
-from nooks.xpc import audio
 from nooks.xpc.channel import Channel
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import Apply, Changed, Message, Read
@@ -57,9 +56,6 @@ REHEARSALS = 2
 
 REHEARSED_SECONDS = 2.0
 """How long a spare may take to play a little silence."""
-
-REHEARSAL_TAG = 0xF0000000
-"""A spare's streams have tags that the log's never reach."""
 
 SHADOW_LOG, FRAMES_LOG, STATE = "shadow.log", "shadow.frames", "card"
 
@@ -263,19 +259,10 @@ class SoundSide:
                 continue
             try:
                 async with asyncio.timeout(REHEARSED_SECONDS * slowness()):
-                    await self._play_silence(spare.bay, playback)
+                    window = self.shadow.sizes(playback.rate).window
+                    await self._ports.port(spare.bay).play_silence(window, playback.frame_bytes)
             except TimeoutError:
                 structlog.get_logger().warning("a spare does not play", pid=spare.domain.pid)
-
-    async def _play_silence(self, bay: int, playback: StreamState) -> None:
-        port = self._ports.port(bay)
-        sizes = self.shadow.sizes(playback.rate)
-        silence = bytes(sizes.window * playback.frame_bytes)
-        port.send(audio.header(audio.FLUSH, REHEARSAL_TAG))
-        port.send(audio.header(audio.PLAY, REHEARSAL_TAG, flags=audio.GO, length=len(silence)), silence)
-        await port.hear(lambda packet: packet.position >= sizes.window // 2)
-        port.send(audio.header(audio.FLUSH, REHEARSAL_TAG + 1))
-        await port.hear(lambda packet: packet.tag == REHEARSAL_TAG + 1)
 
     async def _ask(self, question: Callable[[Channel], Awaitable[T]]) -> T:
         return await asking.ask(self._live(), question)

@@ -10,6 +10,9 @@ from nooks.nook.ledger import Ledger
 from nooks.xpc import audio
 
 KEY = "sound.port"
+REHEARSAL_TAG = 0xF0000000
+"""A spare's streams have tags that the log's never reach."""
+
 _READ_BYTES = 65536
 
 
@@ -45,6 +48,15 @@ class Port:
         while data := await loop.sock_recv(self.connection, _READ_BYTES):
             if any([wanted(packet) for packet in self._decoder.feed(data)]):  # noqa: C419 - all must be taken
                 return
+
+    async def play_silence(self, frames: int, frame_bytes: int) -> None:
+        """Have a spare play that much, until it has played half of it, and stop. Raises ProtocolError, OSError."""
+        silence = bytes(frames * frame_bytes)
+        self.send(audio.header(audio.FLUSH, REHEARSAL_TAG))
+        self.send(audio.header(audio.PLAY, REHEARSAL_TAG, flags=audio.GO, length=len(silence)), silence)
+        await self.hear(lambda packet: packet.position >= frames // 2)
+        self.send(audio.header(audio.FLUSH, REHEARSAL_TAG + 1))
+        await self.hear(lambda packet: packet.tag == REHEARSAL_TAG + 1)
 
 
 class Ports:

@@ -25,7 +25,6 @@ SAMPLES_BYTES_MAX = 32768
 JOIN_REPORTS = 3
 """From so many reports of a card that plays silence its clock is known: one alone may be late."""
 
-
 PAUSED_SECONDS = 0.3
 """An application that has had nothing for so long does not want to catch up: it paused."""
 
