@@ -92,6 +92,15 @@ def playing(wire: Wire, stream: FakeStream, interrupts: Callable[[], object] = o
     return made
 
 
+def playing_on(wire: Wire) -> tuple[FakeStream, Playing]:
+    """A card that has begun to play 200 frames."""
+    stream = FakeStream()
+    player = playing(wire, stream)
+    player.take(play(200, go=True))
+    wire.said()
+    return stream, player
+
+
 def play(frames: int, *, tag: int = 5, go: bool = False) -> audio.Packet:
     return audio.Packet(audio.PLAY, tag, flags=audio.GO if go else 0, samples=bytes(frames * FRAME_BYTES))
 
@@ -111,10 +120,7 @@ def test_a_position_is_reported_at_the_cards_interrupt(wire: Wire) -> None:
 
 
 def test_who_asks_gets_what_no_interrupt_told_and_the_next_interrupt_tells_all_the_same(wire: Wire) -> None:
-    stream = FakeStream()
-    player = playing(wire, stream)
-    player.take(play(200, go=True))
-    wire.said()
+    stream, player = playing_on(wire)
     stream.unheard_of = 120
     player.take(audio.Packet(audio.ASK, 5))
     stream.frames = 110
@@ -137,10 +143,7 @@ def test_what_wakes_without_an_interrupt_does_not_count_as_one(wire: Wire) -> No
 
 
 def test_a_card_that_ran_dry_without_a_word_says_so_when_it_is_asked_but_not_where(wire: Wire) -> None:
-    stream = FakeStream()
-    player = playing(wire, stream)
-    player.take(play(200, go=True))
-    wire.said()
+    stream, player = playing_on(wire)
     stream.dry_when_asked = True
     player.take(audio.Packet(audio.ASK, 5))
     stream.dry = True
@@ -149,10 +152,7 @@ def test_a_card_that_ran_dry_without_a_word_says_so_when_it_is_asked_but_not_whe
 
 
 def test_a_card_that_ran_dry_and_interrupted_tells_where_though_it_was_asked(wire: Wire) -> None:
-    stream = FakeStream()
-    player = playing(wire, stream)
-    player.take(play(200, go=True))
-    wire.said()
+    stream, player = playing_on(wire)
     stream.dry = True
     player.take(audio.Packet(audio.ASK, 5))
     player.interrupted()
