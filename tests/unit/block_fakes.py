@@ -14,12 +14,15 @@ from nooks.xpc.block import (
     DISCARD,
     FLUSH,
     READ,
+    REPLIED,
+    REPLIES_AT,
     REPLY,
     REPLY_MAGIC,
     REPLY_MARK,
     REQUEST,
     REQUEST_MAGIC,
     REQUEST_MARK,
+    RING,
     WRITE,
     ZERO,
 )
@@ -84,13 +87,16 @@ class FakeFront:
 class FakeDomain:
     """The domain's side of a link, in a thread: carries out what it is sent, on ``disk``, which outlives it.
 
-    ``held``: it takes requests and answers nothing. ``lie`` changes what a read brings.
+    ``held``: it takes requests and answers nothing. ``lie`` changes what a read brings. ``rings``: it answers in the
+    ring, and rings the bell each time.
     """
 
-    def __init__(self, disk: bytearray, *, held: bool = False) -> None:
-        self.link, self._port = Link.create()
+    def __init__(self, disk: bytearray, *, held: bool = False, rings: bool = False) -> None:
+        self.link, self._port, self._bell = Link.create()
         self.disk = disk
         self.held = held
+        self._rings = rings
+        self._replied = 0
         self.errors: dict[int, int] = {}
         self.seen: list[tuple[int, int, int]] = []
         self.lie: Callable[[bytes], bytes] | None = None
@@ -103,14 +109,23 @@ class FakeDomain:
         self._thread.join()
         self._region.release()
         self._port.close()
+        self._bell.close()
         self.link.close()
 
     def say(self, data: bytes) -> None:
         self._port.sendall(data)
 
     def reply(self, tag: int, result: int) -> None:
+        frame = REPLY.pack(REPLY_MAGIC, 0, tag, result, REPLY_MARK)
         with contextlib.suppress(BrokenPipeError):  # it dies just now
-            self._port.sendall(REPLY.pack(REPLY_MAGIC, 0, tag, result, REPLY_MARK))
+            if not self._rings:
+                self._port.sendall(frame)
+                return
+            at = REPLIES_AT + self._replied % RING * REPLY.size
+            self._region[at : at + REPLY.size] = frame
+            self._replied += 1
+            self._region[REPLIED : REPLIED + 4] = self._replied.to_bytes(4, "little")
+            self._bell.sendall(b"!")
 
     def _serve(self) -> None:
         received = b""

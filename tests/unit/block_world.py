@@ -48,7 +48,7 @@ class Told:
 
 
 class World:
-    """A data path with all that is around it."""
+    """A data path with all that is around it. Every second domain answers in the ring."""
 
     def __init__(self, *, doubting: bool = False) -> None:
         self.disk = bytearray(SIZE)
@@ -61,7 +61,7 @@ class World:
         self.domains: list[FakeDomain] = []
 
     async def driver_comes(self, *, held: bool = False, errors: Mapping[int, int] | None = None) -> FakeDomain:
-        domain = FakeDomain(self.disk, held=held)
+        domain = FakeDomain(self.disk, held=held, rings=len(self.domains) % 2 == 1)
         domain.errors.update(errors or {})
         self.domains.append(domain)
         replaying = asyncio.ensure_future(self.path.replay(domain.link, write_through=False))

@@ -2,7 +2,11 @@
  * the compiler is given as XPC_*. One thread, and the kernel's asynchronous I/O (io_submit(2)). Zeroing and discarding,
  * which have no such form, get a thread each.
  *
- * Usage: mover PORT DISK REGION REGION_BYTES; PORT is the number of an open descriptor.
+ * For SPIN_NS after it had something to do it sleeps in no system call, but looks at the rings in the region and at the
+ * one in which the kernel notes what it is done with (fs/aio.c, struct aio_ring).
+ *
+ * Usage: mover PORT DISK REGION REGION_BYTES BELL; PORT is the number of an open descriptor, and so is BELL, or "io" for
+ * the I/O port. Without that (BELL "none", or an I/O port that nothing answers at) all goes by PORT.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,10 +19,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 struct __attribute__((packed)) request { /* xpc/block.py, REQUEST */
@@ -45,13 +52,19 @@ struct ended { /* what a thread says of its request */
 _Static_assert(sizeof(struct request) == XPC_REQUEST_SIZE, "REQUEST of nooks/xpc/block.py");
 _Static_assert(sizeof(struct reply) == XPC_REPLY_SIZE, "REPLY of nooks/xpc/block.py");
 
-enum { DEPTH = 256, RECEIVED_BYTES = 128 * sizeof(struct request), ABSENT_US = 20000, FULL_US = 1000 };
+struct aio_ring { /* fs/aio.c */
+    uint32_t id, nr, head, tail, magic, compat_features, incompat_features, header_length;
+    struct io_event events[];
+};
 
-static int port, disk, completed, ended_here, ended_there;
+enum { DEPTH = 256, RECEIVED_BYTES = 128 * sizeof(struct request), ABSENT_US = 20000, FULL_US = 1000 };
+enum { AIO_RING_MAGIC = 0xa10a10a1, SPIN_NS = 500000, LOOKS = 64, BELL_NONE = -1, BELL_IO = -2 };
+
+static int port, disk, completed, ended_here, ended_there, bell = BELL_NONE;
 static char *region;
 static uint64_t region_bytes;
 static aio_context_t context;
-static unsigned submitted, threads; /* requests without an answer yet */
+static unsigned submitted, flushing, threads; /* requests without an answer yet; flushes are submitted as well */
 
 static void fail(const char *what)
 {
@@ -59,10 +72,14 @@ static void fail(const char *what)
     exit(1);
 }
 
-static void answer(uint32_t tag, int32_t result)
+static uint32_t *word(unsigned at)
 {
-    struct reply reply = {XPC_REPLY_MAGIC, 0, tag, result, XPC_REPLY_MARK};
-    while (write(port, &reply, sizeof reply) < 0) {
+    return (uint32_t *)(region + at);
+}
+
+static void answer_at_port(const struct reply *reply)
+{
+    while (write(port, reply, sizeof *reply) < 0) {
         struct pollfd writable = {port, POLLOUT, 0};
         if (errno != EAGAIN && errno != EINTR)
             fail("mover: port");
@@ -72,15 +89,55 @@ static void answer(uint32_t tag, int32_t result)
     }
 }
 
+static void ring_the_bell(void)
+{
+    if (bell == BELL_IO)
+        outb(1, XPC_BELL_IO_PORT);
+    else if (write(bell, "", 1) != 1)
+        fail("mover: bell");
+}
+
+static void answer(uint32_t tag, int32_t result)
+{
+    struct reply reply = {XPC_REPLY_MAGIC, 0, tag, result, XPC_REPLY_MARK};
+    if (bell == BELL_NONE) {
+        answer_at_port(&reply);
+        return;
+    }
+    uint32_t replied = *word(XPC_REPLIED);
+    memcpy(region + XPC_REPLIES_AT + replied % XPC_RING * sizeof reply, &reply, sizeof reply);
+    __atomic_store_n(word(XPC_REPLIED), replied + 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(word(XPC_TAKEN), __ATOMIC_SEQ_CST) == replied)
+        ring_the_bell();
+}
+
+static void answer_event(const struct io_event *event)
+{
+    submitted--;
+    flushing -= event->data >> 32;
+    answer((uint32_t)event->data, (int32_t)event->res);
+}
+
 /* Answer what the kernel is done with; wait for at least so many. */
 static void reap(long least)
 {
     struct io_event events[DEPTH];
     long count = syscall(SYS_io_getevents, context, least, DEPTH, events, NULL);
-    for (long index = 0; index < count; index++) {
-        submitted--;
-        answer((uint32_t)events[index].data, (int32_t)events[index].res);
-    }
+    for (long index = 0; index < count; index++)
+        answer_event(&events[index]);
+}
+
+/* The same without a system call; whether there was anything. */
+static int reap_from_ring(void)
+{
+    struct aio_ring *ring = (struct aio_ring *)context;
+    uint32_t head = ring->head;
+    if (head == __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE))
+        return 0;
+    struct io_event event = ring->events[head];
+    __atomic_store_n(&ring->head, (head + 1) % ring->nr, __ATOMIC_RELEASE);
+    answer_event(&event);
+    return 1;
 }
 
 static void reap_thread(void)
@@ -125,7 +182,7 @@ static int in_a_thread(const struct request *request)
 static int submit(const struct request *request)
 {
     struct iocb block = {
-        .aio_data = request->tag,
+        .aio_data = request->tag | (uint64_t)(request->operation == XPC_FLUSH) << 32,
         .aio_fildes = disk,
         .aio_flags = IOCB_FLAG_RESFD,
         .aio_resfd = completed,
@@ -148,7 +205,24 @@ static int submit(const struct request *request)
         reap(1);
     }
     submitted++;
+    flushing += request->operation == XPC_FLUSH;
     return 0;
+}
+
+static int take_from_ring(void);
+
+/* Be through with all, and have the rings as new. */
+static void begin_anew(uint32_t tag)
+{
+    struct reply reply = {XPC_REPLY_MAGIC, 0, tag, 0, XPC_REPLY_MARK};
+    while (bell != BELL_NONE && take_from_ring())
+        ;
+    while (submitted)
+        reap(1);
+    while (threads)
+        reap_thread();
+    *word(XPC_REQUESTED) = *word(XPC_BEGUN) = *word(XPC_REPLIED) = *word(XPC_TAKEN) = 0;
+    answer_at_port(&reply);
 }
 
 static void carry_out(const struct request *request)
@@ -165,15 +239,31 @@ static void carry_out(const struct request *request)
         error = in_a_thread(request);
         break;
     case XPC_BARRIER:
-        while (submitted)
-            reap(1);
-        while (threads)
-            reap_thread();
-        answer(request->tag, 0);
+        begin_anew(request->tag);
+        return;
+    case XPC_KICK:
         return;
     }
     if (error)
         answer(request->tag, error);
+}
+
+/* Carry out the next request of the ring; whether there was one. */
+static int take_from_ring(void)
+{
+    uint32_t begun = *word(XPC_BEGUN);
+    struct request *place = (struct request *)(region + XPC_REQUESTS_AT) + begun % XPC_RING, request;
+    if (__atomic_load_n(word(XPC_REQUESTED), __ATOMIC_ACQUIRE) == begun)
+        return 0;
+    request = *place;
+    place->mark = 0; /* never again, whatever becomes of the words */
+    *word(XPC_BEGUN) = begun + 1;
+    if (request.magic != XPC_REQUEST_MAGIC || request.mark != XPC_REQUEST_MARK) {
+        errno = EBADMSG;
+        fail("mover: ring");
+    }
+    carry_out(&request);
+    return 1;
 }
 
 /* Carry out the whole requests among the first bytes, skipping torn ones; returns how many bytes are done with. */
@@ -236,23 +326,77 @@ static void open_all(char **names)
     ended_there = pipes[1];
 }
 
+static void find_bell(const char *name)
+{
+    struct aio_ring *ring = (struct aio_ring *)context;
+    if (ring->magic != AIO_RING_MAGIC || ring->incompat_features || !strcmp(name, "none"))
+        return;
+    if (strcmp(name, "io"))
+        bell = atoi(name);
+    else if (!ioperm(XPC_BELL_IO_PORT, 1, 1) && inb(XPC_BELL_IO_PORT) == XPC_BELL_IO_PORT)
+        bell = BELL_IO;
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Look at both rings until there was nothing for a while; others may run meanwhile. */
+static void look(void)
+{
+    uint64_t times;
+    int64_t last = now_ns();
+    __atomic_store_n(word(XPC_AWAKE), 1, __ATOMIC_SEQ_CST);
+    for (;;) {
+        int found = 0;
+        for (int count = 0; count < LOOKS; count++)
+            found |= take_from_ring() | reap_from_ring();
+        if (threads || flushing)
+            break; /* threads of ours, and of the kernel's, which want the processor; they end at a descriptor */
+        int64_t now = now_ns();
+        if (found)
+            last = now;
+        else if (now - last > SPIN_NS)
+            break;
+        sched_yield();
+    }
+    if (read(completed, &times, sizeof times) == sizeof times) /* all that it tells of so far is in the ring */
+        while (reap_from_ring())
+            ;
+    __atomic_store_n(word(XPC_AWAKE), 0, __ATOMIC_SEQ_CST);
+    while (take_from_ring()) /* came just before that */
+        ;
+}
+
+/* Wait for something to do, and do it. */
+static void wait_and_work(void)
+{
+    struct pollfd awaited[] = {{port, POLLIN, 0}, {completed, POLLIN, 0}, {ended_here, POLLIN, 0}};
+    if (poll(awaited, 3, -1) < 0)
+        return;
+    if (awaited[1].revents) {
+        uint64_t times;
+        if (read(completed, &times, sizeof times) == sizeof times)
+            reap(0);
+    }
+    if (awaited[2].revents)
+        reap_thread();
+    if (awaited[0].revents)
+        receive();
+}
+
 int main(int count, char **arguments)
 {
-    if (count != 5)
+    if (count != 6)
         return 2;
     open_all(arguments + 1);
+    find_bell(arguments[5]);
     for (;;) {
-        struct pollfd awaited[] = {{port, POLLIN, 0}, {completed, POLLIN, 0}, {ended_here, POLLIN, 0}};
-        if (poll(awaited, 3, -1) < 0)
-            continue;
-        if (awaited[1].revents) {
-            uint64_t times;
-            if (read(completed, &times, sizeof times) == sizeof times)
-                reap(0);
-        }
-        if (awaited[2].revents)
-            reap_thread();
-        if (awaited[0].revents)
-            receive();
+        wait_and_work();
+        if (bell != BELL_NONE)
+            look();
     }
 }

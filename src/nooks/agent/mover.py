@@ -54,7 +54,7 @@ class Mover:
                 node = os.open(port, os.O_RDWR)
                 if os.path.exists(PROGRAM):  # noqa: PTH110 - pathlib costs too much here
                     os.set_inheritable(node, True)
-                    os.execv(PROGRAM, (PROGRAM, str(node), disk, f"/dev/{region}", str(self.region_bytes)))
+                    os.execv(PROGRAM, (PROGRAM, str(node), disk, f"/dev/{region}", str(self.region_bytes), "io"))
                 Work(node, disk, f"/dev/{region}", self.region_bytes).run()
             except Exception:  # noqa: BLE001 - the console is all there is
                 sys.__excepthook__(*sys.exc_info())  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 from nooks.device.properties import known
 from nooks.domain.emulator import SYSTEM, Emulator
 from nooks.host.errors import InputError
+from nooks.xpc.block import BELL_IO_PORT
 
 BUSES = Path(__file__).with_name("buses.toml")
 """Rows of data: which other devices a model is plugged into, in this order."""
@@ -74,15 +75,18 @@ def network_trial(model: str, options: tuple[tuple[str, str], ...]) -> tuple[str
 
 
 def data_port() -> tuple[str, ...]:
-    """The domain's side of a block nook's data path, whose other end is the descriptor ``data``.
+    """The domain's side of a block nook's data path, whose other ends are the descriptors ``data`` and ``bell``.
 
     The virtual processor's own thread sends an answer (``ioeventfd=off``): the domain's kernel waits for it to be gone
     in any case, so that another thread of QEMU only costs its being woken.
+    The bell is an I/O port (nooks/xpc/block.py).
     """
     return (
         *("-device", "virtio-serial-pci,id=data,max_ports=2,ioeventfd=off"),
         *("-chardev", "socket,id=data,fd={data}"),
         *("-device", "virtserialport,bus=data.0,nr=1,chardev=data,name=nooks.data"),
+        *("-chardev", "socket,id=bell,fd={bell}"),
+        *("-device", f"isa-debugcon,iobase={BELL_IO_PORT:#x},chardev=bell"),
     )
 
 

@@ -23,8 +23,9 @@ _ARCHITECTURES = {"amd64": "x86_64"}
 
 _SECONDS = 60.0
 _SHARED = (
-    *("READ", "WRITE", "FLUSH", "ZERO", "DISCARD", "BARRIER", "FUA"),
+    *("READ", "WRITE", "FLUSH", "ZERO", "DISCARD", "BARRIER", "KICK", "FUA"),
     *("REQUEST_MAGIC", "REQUEST_MARK", "REPLY_MAGIC", "REPLY_MARK"),
+    *("RING", "REQUESTED", "BEGUN", "AWAKE", "REPLIED", "TAKEN", "REQUESTS_AT", "REPLIES_AT", "BELL_IO_PORT"),
 )
 """The constants of ``xpc/block.py`` that the program is compiled with."""
 

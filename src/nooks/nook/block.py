@@ -23,7 +23,7 @@ from nooks.nook import asking, block_parts
 from nooks.nook.asking import NoAnswer, patience, surely
 from nooks.nook.block_data import DataPath
 from nooks.nook.block_link import REGION_BYTES, Link
-from nooks.nook.block_parts import DATA, REGION, Parts
+from nooks.nook.block_parts import BELL, DATA, REGION, Parts
 from nooks.nook.block_probe import EmulatedWork, UnseenWork
 from nooks.nook.claims import BLOCK_DEVICE
 from nooks.nook.incarnation import Incarnation
@@ -159,17 +159,17 @@ class BlockSide:
 
     @contextlib.contextmanager
     def launching(self, bay: int, *, serving: bool) -> Generator[Mapping[str, int]]:
-        """Each domain gets a port and a region of its own."""
+        """Each domain gets a port, a bell and a region of its own."""
         del serving
-        link, theirs = Link.create()
-        with theirs:
+        link, port, bell = Link.create()
+        with port, bell:
             former = self._links.pop(bay, None)
             if former is not None:
                 former.close()
             self._links[bay] = link
-            self._ledger.give(f"{DATA}{bay}", link.port.fileno())
-            self._ledger.give(f"{REGION}{bay}", link.region_fd)
-            yield {"data": theirs.fileno(), "region": link.region_fd}
+            for kind, descriptor in ((DATA, link.port.fileno()), (BELL, link.bell.fileno()), (REGION, link.region_fd)):
+                self._ledger.give(f"{kind}{bay}", descriptor)
+            yield {"data": port.fileno(), "bell": bell.fileno(), "region": link.region_fd}
 
     async def admit(self, bay: int, domain: Domain) -> None:
         """Give a domain the medium. The one that had it before was fenced.

@@ -10,7 +10,7 @@ import os
 import select
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from errno import EIO
 from time import monotonic
@@ -50,6 +50,7 @@ class DataPath:
         self._given_up = False
         self._ending = False
         self._paused = False
+        self._full = False  # the port, for now
         self._doubts = HeldErrors()
         self._scratch = memoryview(bytearray(REQUEST_BYTES_MAX))
         self._poll = select.epoll()
@@ -100,7 +101,8 @@ class DataPath:
             self._disconnect()
             self._given_up = False
             self._link = link
-            self._poll.register(link.port.fileno(), select.EPOLLIN)
+            for end in (link.port, link.bell):
+                self._poll.register(end.fileno(), select.EPOLLIN)
             self._log.write_through = write_through
             self._replayed = replayed
             waited = Counter(WAITING[request.operation] for request in self._log.waiting)
@@ -175,15 +177,18 @@ class DataPath:
             self._tell(lambda listener: listener.gone())
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
-        front, link = self._front, self._link
+        front = self._front
         for descriptor, event in events:
+            link = self._link
             if front is not None and descriptor == front.fileno():
                 self._receive(front)
+            elif link is not None and descriptor == link.bell.fileno():
+                self._collect(link, link.rung)
             elif link is not None and descriptor == link.port.fileno():
                 if event & select.EPOLLOUT:
-                    self._send(b"")
+                    self._send(link)
                 if event & ~select.EPOLLOUT:
-                    self._collect(link)
+                    self._collect(link, link.replies)
             elif descriptor == self._wake:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
@@ -212,6 +217,8 @@ class DataPath:
             log.add(request)
             if self._given_up:
                 self._fail_waiting()
+            elif not self._under_way:
+                self._issue()  # the domain begins while we look whether there is more
 
     def _receive_without_room(self, front: Front) -> None:
         """Wait until a flush has made room; if flushes fail there never will be, and writes have to fail too."""
@@ -246,14 +253,9 @@ class DataPath:
         link, log = self._link, self._log
         if link is None:
             return
-        orders: list[bytes] = []
-        while link.room:
-            request = log.take()
-            if request is None:
-                break
-            orders.append(self._order(link, request))
-        if orders:
-            self._send(orders[0] if len(orders) == 1 else b"".join(orders))
+        while link.room and (request := log.take()) is not None:
+            link.put(self._order(link, request))
+        self._send(link)
 
     def _order(self, link: Link, request: Request) -> bytes:
         operation, length = request.operation, request.length
@@ -270,16 +272,16 @@ class DataPath:
         self._under_way[tag] = request, slot
         return REQUEST.pack(REQUEST_MAGIC, operation, flags, tag, request.offset, length, slot, 0, REQUEST_MARK)
 
-    def _send(self, orders: bytes) -> None:
-        link = self._link
-        if link is not None:
-            sent = link.send(orders)
-            self._poll.modify(link.port.fileno(), select.EPOLLIN if sent else select.EPOLLIN | select.EPOLLOUT)
+    def _send(self, link: Link) -> None:
+        full = not link.flush()
+        if full != self._full:
+            self._full = full
+            self._poll.modify(link.port.fileno(), select.EPOLLIN | select.EPOLLOUT if full else select.EPOLLIN)
 
-    def _collect(self, link: Link) -> None:
+    def _collect(self, link: Link, receive: Callable[[], Sequence[tuple[int, int]] | None]) -> None:
         """Take the driver's answers and pass them on."""
         try:
-            replies = link.replies()
+            replies = receive()
             if replies is None:
                 self._disconnect()  # others notice as well
                 return
@@ -307,13 +309,14 @@ class DataPath:
             if data is None and request.mismatches < MISMATCHES:
                 return False
             error = 0 if data is not None else EIO
-        elif operation == WRITE and not error and self._integrity is not None:
-            self._integrity.learn(request.offset, self._store.data(request))
+        written = self._store.data(request) if operation == WRITE and not error else None
         if self._doubts.hold(request, max(0, -result)):
             facts = facts_of(request, error=error)
             self._tell(lambda listener: listener.doubted(facts))
         else:
             self._finish(request, error, data, refused=result < 0)
+        if written is not None and self._integrity is not None:
+            self._integrity.learn(request.offset, written)  # nobody waits for that any more
         if operation <= WRITE:
             link.give(slot, length)
         return True
@@ -369,8 +372,10 @@ class DataPath:
         link, self._link = self._link, None
         self._under_way.clear()
         self._doubts.release()
+        self._full = False
         if link is not None:
-            self._poll.unregister(link.port.fileno())
+            for end in (link.port, link.bell):
+                self._poll.unregister(end.fileno())
 
     # -- telling -----------------------------------------------------------------------------------------------
 

@@ -1,19 +1,21 @@
-"""What leads to one domain's disk: its data port, and the buffer region that both sides map.
+"""What leads to one domain's disk: its data port, the buffer region that both sides map, the bell for its rings.
 
 The region is the domain's own: none but it and we have it, and it goes with the domain. All that comes from the other
-side is mistrusted. Knows what crosses the port, not what it is for.
+side is mistrusted. Knows what crosses the boundary, not what it is for.
 """
 
 import asyncio
 import mmap
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from nooks.nook.block_rings import Rings
 from nooks.xpc.block import (
     BARRIER,
     FLUSH,
+    KICK,
     READ,
     REPLY,
     REPLY_MAGIC,
@@ -22,52 +24,63 @@ from nooks.xpc.block import (
     REQUEST_BYTES_MAX,
     REQUEST_MAGIC,
     REQUEST_MARK,
+    RING,
+    RINGS_BYTES,
     WRITE,
 )
 from nooks.xpc.errors import ProtocolError
 
 SMALL_BYTES = 64 << 10
-SMALL, LARGE = 64, 12
-REGION_BYTES = SMALL * SMALL_BYTES + LARGE * REQUEST_BYTES_MAX
-"""16 MiB: a slot for each request under way, of two sizes."""
+SMALL, LARGE = 63, 12
+REGION_BYTES = RINGS_BYTES + SMALL * SMALL_BYTES + LARGE * REQUEST_BYTES_MAX
+"""16 MiB: the rings, and a slot for each request under way, of two sizes."""
 
 _READ_BYTES = 16 << 10
 _ERRNO_MAX = 4095
 _REHEARSED = 8
 _BARRIER_TAG = 2**32 - 1
+_KICK = REQUEST.pack(REQUEST_MAGIC, KICK, 0, 0, 0, 0, 0, 0, REQUEST_MARK)
 
 
 class Link:
-    """A domain's data port and region; owns both descriptors. Nothing blocks but what is awaited.
+    """A domain's data port, bell and region; owns the descriptors. Nothing blocks but what is awaited.
 
     ``astray``: the domain may have been asked for something whose answer nobody took (by another process, or in a
     rehearsal that was cut short), so that ``resync`` has to come first.
     """
 
-    def __init__(self, port: socket.socket, region_fd: int, *, astray: bool = False) -> None:
-        port.setblocking(False)
-        self.port = port
+    def __init__(self, port_fd: int, bell_fd: int, region_fd: int, *, astray: bool = False) -> None:
+        self.port, self.bell = (socket.socket(fileno=descriptor) for descriptor in (port_fd, bell_fd))
+        for end in (self.port, self.bell):
+            end.setblocking(False)
         self.astray = astray
         self.region_fd = region_fd
         self._map = mmap.mmap(region_fd, REGION_BYTES)
         self.region = memoryview(self._map)
-        self._small = [SMALL_BYTES * slot for slot in range(SMALL)]
-        self._large = [SMALL * SMALL_BYTES + REQUEST_BYTES_MAX * slot for slot in range(LARGE)]
+        self._rings = Rings(self.region)
+        self._small = [RINGS_BYTES + SMALL_BYTES * slot for slot in range(SMALL)]
+        self._large = [RINGS_BYTES + SMALL * SMALL_BYTES + REQUEST_BYTES_MAX * slot for slot in range(LARGE)]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._queued: list[bytes] = []
+        self._outstanding = self._unheard = 0
+        """Requests without a reply; and replies of the ring for which the bell may still be heard."""
         self._received = b""
         self._unsent = b""
 
     @classmethod
-    def create(cls) -> "tuple[Link, socket.socket]":
-        """A new region and a new port; the second socket is for the domain."""
-        here, there = socket.socketpair()
+    def create(cls) -> "tuple[Link, socket.socket, socket.socket]":
+        """A new region, a new port and a new bell; the sockets are for the domain: its port, and its bell."""
+        (port, their_port), (bell, their_bell) = socket.socketpair(), socket.socketpair()
         region = os.memfd_create("nooks-buffers", os.MFD_CLOEXEC)
         os.ftruncate(region, REGION_BYTES)
-        return cls(here, region), there
+        return cls(port.detach(), bell.detach(), region), their_port, their_bell
 
     @property
     def room(self) -> bool:
-        """Whether a request of any size can be sent."""
-        return bool(self._small and self._large) and not self._unsent
+        """Whether a request of any size can be put."""
+        return bool(self._small and self._large) and self._outstanding < RING and not self._unsent
 
     def take(self, length: int) -> int:
         """A slot for so many bytes, as its offset in the region; there must be ``room``."""
@@ -77,13 +90,20 @@ class Link:
         """A slot that ``take`` gave for so many bytes is free again."""
         (self._small if length <= SMALL_BYTES else self._large).append(slot)
 
-    def send(self, requests: bytes) -> bool:
-        """Send packed requests; False if some have to wait for ``flush`` (the port is full)."""
-        self._unsent += requests
-        return self.flush()
+    def put(self, request: bytes) -> None:
+        """A packed request is to go with the next ``flush``; there must be ``room``."""
+        self._queued.append(request)
+        self._outstanding += 1
 
     def flush(self) -> bool:
-        """Send what had to wait; False if some still does. A port that nobody has any more swallows all."""
+        """Send what was put; False if some has to wait (the port is full). A port that nobody has swallows all."""
+        queued = self._queued
+        if queued:
+            self._queued = []
+            if not self._rings.awake:
+                self._unsent += b"".join(queued)
+            elif not self._rings.put(queued):
+                self._unsent += _KICK
         if self._unsent:
             try:
                 self._unsent = self._unsent[self.port.send(self._unsent) :]
@@ -94,22 +114,30 @@ class Link:
         return not self._unsent
 
     def replies(self) -> Sequence[tuple[int, int]] | None:
-        """What the domain has answered since: tag, and bytes or a negative errno; None if it is gone.
+        """What the domain has answered at the port since: tag, and bytes or a negative errno; None if it is gone.
 
         Raises ProtocolError.
         """
-        try:
-            received = self.port.recv(_READ_BYTES)
-        except BlockingIOError:
-            return ()
-        except OSError:
-            return None
+        received = _received(self.port)
         if not received:
-            return None
+            return () if received is None else None
         self._received += received
         whole = len(self._received) // REPLY.size * REPLY.size
         replies = [_checked(*fields) for fields in REPLY.iter_unpack(self._received[:whole])]
         self._received = self._received[whole:]
+        self._outstanding -= len(replies)
+        return replies
+
+    def rung(self) -> Sequence[tuple[int, int]] | None:
+        """The same of what it has answered in the ring, when the bell is to be heard. Raises ProtocolError."""
+        bells = _received(self.bell)
+        if not bells:
+            return () if bells is None else None
+        replies = [_checked(*fields) for fields in self._rings.take(self._outstanding)]
+        self._outstanding -= len(replies)
+        self._unheard += len(replies) - len(bells)
+        if self._unheard < 0:
+            raise ProtocolError("the bell rings more often than there are replies")
         return replies
 
     async def resync(self, within_seconds: float) -> None:
@@ -129,7 +157,10 @@ class Link:
                 if not received:
                     raise ProtocolError("the data port was closed")
                 seen = seen[-REPLY.size :] + received
-        self._received = seen.partition(expected)[2]
+        while _received(self.bell):
+            pass
+        self._begin()
+        self._rings.begin()
         self.astray = False
 
     async def rehearse(self, within_seconds: float, *, writing: bool = True) -> None:
@@ -148,32 +179,52 @@ class Link:
 
     async def _ask(self, operation: int, tag: int, length: int) -> None:
         slot = self.take(length)
-        request = REQUEST.pack(REQUEST_MAGIC, operation, 0, tag, 0, length, slot, 0, REQUEST_MARK)
-        loop = asyncio.get_running_loop()
-        answer = b""
         try:
-            await loop.sock_sendall(self.port, request)
-            while len(answer) < REPLY.size:
-                received = await loop.sock_recv(self.port, REPLY.size - len(answer))
-                if not received:
+            self.put(REQUEST.pack(REQUEST_MAGIC, operation, 0, tag, 0, length, slot, 0, REQUEST_MARK))
+            self.flush()
+            while not (replies := await self._answered()):
+                if replies is None:
                     raise ProtocolError("the data port was closed")
-                answer += received
         finally:
             self.give(slot, length)
-        got = _checked(*REPLY.unpack(answer))
-        if got != (tag, length):
-            raise ProtocolError(f"a rehearsal of operation {operation} ended in {got}")
+        if list(replies) != [(tag, length)]:
+            raise ProtocolError(f"a rehearsal of operation {operation} ended in {replies}")
+
+    async def _answered(self) -> Sequence[tuple[int, int]] | None:
+        """Wait for port or bell; what came, as ``replies`` says it."""
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Callable[[], Sequence[tuple[int, int]] | None]] = loop.create_future()
+        ends = {self.port: self.replies, self.bell: self.rung}
+        for end, receive in ends.items():
+            loop.add_reader(end, lambda receive=receive: ready.done() or ready.set_result(receive))
+        try:
+            return (await ready)()
+        finally:
+            for end in ends:
+                loop.remove_reader(end)
 
     def close(self) -> None:
         """Let go of both; again is harmless."""
         if self.region_fd < 0:
             return
         self.port.close()
+        self.bell.close()
+        self._rings.release()
         self.region.release()
         with suppress(BufferError):  # a request's data are still being looked at: it goes with them
             self._map.close()
         os.close(self.region_fd)
         self.region_fd = -1
+
+
+def _received(end: socket.socket) -> bytes | None:
+    """What has arrived: None if nothing has, b"" if the other end is gone."""
+    try:
+        return end.recv(_READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 def _checked(magic: int, zero: int, tag: int, result: int, mark: int) -> tuple[int, int]:

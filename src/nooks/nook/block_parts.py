@@ -1,6 +1,5 @@
 """The parts of a block nook that outlive a supervisor: made for a new one, or taken from the keeper."""
 
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from nooks.spec import Spec
 from nooks.xpc.states import BlockState
 
 WRITES, FUSE = "block.writes", "block.fuse"
-DATA, REGION = "block.data", "block.region"
+DATA, BELL, REGION = "block.data", "block.bell", "block.region"
 """Of each bay: its number follows."""
 
 KEYS = "block."
@@ -70,8 +69,8 @@ def adopt(spec: Spec, ledger: Ledger) -> Parts:
     )
     store, kept = WriteLog.adopt(ledger.take(WRITES))
     links = {
-        bay: Link(socket.socket(fileno=ledger.take(f"{DATA}{bay}")), ledger.take(f"{REGION}{bay}"), astray=True)
+        bay: Link(*(ledger.take(f"{kind}{bay}") for kind in (DATA, BELL, REGION)), astray=True)
         for bay in range(BAYS)
-        if f"{DATA}{bay}" in held and f"{REGION}{bay}" in held
+        if {f"{kind}{bay}" for kind in (DATA, BELL, REGION)} <= set(held)
     }
     return Parts(Tray(spec, ledger, medium), endpoint, store, RequestLog(store, kept), links, state)
