@@ -1,13 +1,16 @@
 """Checksums of blocks: wrong ones are found, unknown ones are no accusation, and memory is bounded."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nooks.image import native
 from nooks.shadow import integrity
-from nooks.shadow.integrity import BLOCK_BYTES, IntegrityMap
+from nooks.shadow.checksums import BLOCK_BYTES, by_library, by_package
+from nooks.shadow.integrity import IntegrityMap
 
 BLOCKS = 16
 extents = st.tuples(st.integers(0, BLOCKS * 8 - 1), st.integers(1, 40)).map(
@@ -96,3 +99,42 @@ def test_a_condemned_block_stays_so_until_it_is_written() -> None:
     assert not sums.is_condemned(0, 2 * BLOCK_BYTES)
     sums.learn(2 * BLOCK_BYTES, random_bytes(BLOCK_BYTES, 1))
     assert not sums.is_condemned(0, 1 << 20)
+
+
+def test_the_library_sums_up_as_the_package_does() -> None:
+    library = native.checksums_library()
+    assert library is not None, "install " + native.PACKAGES
+    summing = by_library(library)
+    data = memoryview(bytearray(random.Random(3).randbytes(256 * BLOCK_BYTES)))
+    for blocks in (0, 1, 5, 7, 8, 13, 255, 256):
+        part = data[BLOCK_BYTES * (256 - blocks) :]
+        assert summing(part) == by_package(part)
+    assert summing(data.toreadonly()) == by_package(data)
+
+
+def test_without_a_compiler_or_a_cache_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "")
+    assert native.checksums_library() is None
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    told: list[str] = []
+
+    def tell(message: str, done: int | None = None, total: int | None = None) -> None:
+        del done, total
+        told.append(message)
+
+    assert native.checksums_library(tell) is None
+    assert len(told) == 1
+
+
+def test_a_compiler_that_makes_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told: list[str] = []
+
+    def tell(message: str, done: int | None = None, total: int | None = None) -> None:
+        del done, total
+        told.append(message)
+
+    assert native.checksums_library(tell) is None
+    assert len(told) == 1

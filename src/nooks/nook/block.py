@@ -31,7 +31,6 @@ from nooks.nook.ledger import Ledger
 from nooks.recovery.protocols import EventSink
 from nooks.shadow.block import MEDIA, BlockShadow
 from nooks.shadow.errors import BusyError
-from nooks.shadow.integrity import IntegrityMap
 from nooks.spec import Spec
 from nooks.xpc.errors import ProtocolError
 from nooks.xpc.messages import Changed, Message, Read
@@ -135,9 +134,7 @@ class BlockSide:
         front.zeroes = state.zero_bytes > 0
         front.discards = state.discard_bytes > 0 and self._tray.punches_holes
         doubting = not self._spec.real and self._tray.medium is not None
-        self._data.serve(
-            front, IntegrityMap(state.size_bytes) if self._spec.block.integrity else None, doubting=doubting
-        )
+        self._data.serve(front, block_parts.integrity_map(self._spec, state.size_bytes), doubting=doubting)
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
@@ -329,7 +326,7 @@ class BlockSide:
         except (MonitorError, NoAnswer):
             if not live.domain.ended:
                 raise
-        self._data.change(IntegrityMap(size) if self._spec.block.integrity else None, doubting=path is not None)
+        self._data.change(block_parts.integrity_map(self._spec, size), doubting=path is not None)
         self._endpoint.front.size_bytes = size
         await asyncio.to_thread(self._endpoint.resized)
         self._record("media", {"medium": path, "size_bytes": size})

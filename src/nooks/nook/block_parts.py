@@ -1,16 +1,22 @@
 """The parts of a block nook that outlive a supervisor: made for a new one, or taken from the keeper."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+
+import structlog
 
 from nooks.device.medium import adopt_medium
 from nooks.endpoint import disk
 from nooks.endpoint.fuse_disk import FuseDisk
 from nooks.endpoint.nbd_disk import NbdDisk
 from nooks.host.errors import StateError
+from nooks.image import native
 from nooks.nook.block_link import Link
 from nooks.nook.block_tray import MEDIUM, Tray, is_removable, open_first
 from nooks.nook.ledger import Ledger
+from nooks.shadow.checksums import Summing, by_library, by_package
+from nooks.shadow.integrity import IntegrityMap
 from nooks.shadow.requests import RequestLog
 from nooks.shadow.write_log import WriteLog
 from nooks.spec import Spec
@@ -36,6 +42,22 @@ class Parts:
     log: RequestLog
     links: dict[int, Link] = field(default_factory=dict[int, Link])
     state: BlockState | None = None
+
+
+@cache
+def _summing() -> Summing:
+    """The quickest way to checksums that there is here."""
+    library = native.checksums_library()
+    try:
+        return by_library(library) if library is not None else by_package
+    except OSError as error:
+        structlog.get_logger().warning("no library of checksums", error=str(error))
+        return by_package
+
+
+def integrity_map(spec: Spec, size_bytes: int) -> IntegrityMap | None:
+    """Of a medium of which nothing is known; None if its blocks are not to be compared."""
+    return IntegrityMap(size_bytes, _summing()) if spec.block.integrity else None
 
 
 def make(spec: Spec, ledger: Ledger) -> Parts:

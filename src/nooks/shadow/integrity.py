@@ -8,9 +8,8 @@ A block that is known to be wrong, and could not be mended, is ``condemned`` unt
 import mmap
 from array import array
 
-import crc32c
+from nooks.shadow.checksums import BLOCK_BYTES, Summing, by_package
 
-BLOCK_BYTES = 4096
 ENTRIES_MAX = 1 << 22
 """Of 8 bytes, touched only when used: 16 GiB of disk at a time."""
 
@@ -22,7 +21,8 @@ _WORD_BYTES = 4
 class IntegrityMap:
     """The blocks of a disk of ``size_bytes``, all unknown."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, summing: Summing = by_package) -> None:
+        self._summing = summing
         self._entries = max(1, min(ENTRIES_MAX, -(-size_bytes // BLOCK_BYTES)))
         self._map = mmap.mmap(-1, 2 * _WORD_BYTES * self._entries, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         words = memoryview(self._map).cast("I")
@@ -35,7 +35,7 @@ class IntegrityMap:
         first, count, skipped = self._whole(offset, len(data))
         self.forget(offset, len(data))
         if count:
-            self._store(first, _sums(data, skipped, count))
+            self._store(first, self._sum(data, skipped, count))
 
     def forget(self, offset: int, length: int) -> None:
         """Nobody knows what is there: all blocks that this touches are unknown."""
@@ -53,7 +53,7 @@ class IntegrityMap:
         first, count, skipped = self._whole(offset, len(data))
         if not count:
             return None
-        sums = _sums(data, skipped, count)
+        sums = self._sum(data, skipped, count)
         at = 0
         for start, end, lap in self._runs(first, count):
             run = sums[at : at + end - start]
@@ -113,17 +113,12 @@ class IntegrityMap:
             count -= length
         return runs
 
+    def _sum(self, data: memoryview, skipped: int, count: int) -> "array[int]":
+        return self._summing(data[skipped : skipped + count * BLOCK_BYTES])
+
     @staticmethod
     def _whole(offset: int, length: int) -> tuple[int, int, int]:
         """The first block that lies wholly in these bytes, how many do, and where in the bytes the first begins."""
         first = -(-offset // BLOCK_BYTES)
         count = (offset + length) // BLOCK_BYTES - first
         return first, max(0, count), first * BLOCK_BYTES - offset
-
-
-def _sums(data: memoryview, skipped: int, count: int) -> "array[int]":
-    checksum = crc32c.crc32c
-    return array(
-        "I",
-        [checksum(data[at : at + BLOCK_BYTES]) for at in range(skipped, skipped + count * BLOCK_BYTES, BLOCK_BYTES)],
-    )
