@@ -15,6 +15,7 @@ import pytest
 from nooks.agent import mover
 from nooks.image import native
 from nooks.nook.block_link import REGION_BYTES, SMALL_BYTES, Link
+from nooks.nook.block_rings import Rings
 from nooks.xpc.block import (
     ALONE,
     DISCARD,
@@ -204,6 +205,22 @@ def test_nothing_is_overslept_however_long_nothing_was_asked_for(tmp_path: Path,
             time.sleep(random.choice((0, 0, random.uniform(0.0003, 0.0007))))
         asyncio.run(bench.link.resync(10))
         assert bench.ask((READ, 1, 0, 4096, BUFFER)) == {1: 4096}
+    finally:
+        bench.close()
+
+
+def test_a_request_at_the_port_is_not_forgotten_over_those_in_the_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent while the mover slept, which something else has woken since; this one never sleeps again."""
+    compiler, sleepless = native.find_compiler("amd64"), tmp_path / "mover"
+    assert compiler is not None
+    native.compile_mover(compiler, sleepless, ("-DSPIN_NS=1000000000000LL",))
+    bench = Bench(tmp_path, sleepless, ring=True)
+    try:
+        bench.ask((READ, 1, 0, 4096, BUFFER))
+        monkeypatch.setattr(Rings, "awake", False)
+        assert bench.ask((READ, 2, 0, 4096, BUFFER)) == {2: 4096}
     finally:
         bench.close()
 

@@ -5,8 +5,8 @@
  * For SPIN_NS after it had something to do it sleeps in no system call, but looks at the rings in the region and at the
  * one in which the kernel notes what it is done with (fs/aio.c, struct aio_ring).
  *
- * Usage: mover PORT DISK REGION REGION_BYTES BELL; PORT is the number of an open descriptor, and so is BELL, or "io" for
- * the I/O port. Without that (BELL "none", or an I/O port that nothing answers at) all goes by PORT.
+ * Usage: mover PORT DISK REGION REGION_BYTES BELL; PORT is the number of an open descriptor, and so is BELL, or it is "io"
+ * (the I/O port), or "none": then, and if nothing is at the I/O port, all goes by PORT.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -58,7 +58,12 @@ struct aio_ring { /* fs/aio.c */
 };
 
 enum { DEPTH = 256, RECEIVED_BYTES = 128 * sizeof(struct request), ABSENT_US = 20000, FULL_US = 1000 };
-enum { AIO_RING_MAGIC = 0xa10a10a1, SPIN_NS = 500000, LOOKS = 64, BELL_NONE = -1, BELL_IO = -2 };
+enum { AIO_RING_MAGIC = 0xa10a10a1, PORT_NS = 2000000, LOOKS = 64, BELL_NONE = -1, BELL_IO = -2 };
+
+#ifndef SPIN_NS
+#define SPIN_NS 500000
+#endif
+#define WORD(at) ((uint32_t *)(region + (at)))
 
 static int port, disk, completed, ended_here, ended_there, bell = BELL_NONE;
 static char *region;
@@ -70,11 +75,6 @@ static void fail(const char *what)
 {
     perror(what);
     exit(1);
-}
-
-static uint32_t *word(unsigned at)
-{
-    return (uint32_t *)(region + at);
 }
 
 static void answer_at_port(const struct reply *reply)
@@ -104,17 +104,16 @@ static void answer(uint32_t tag, int32_t result)
         answer_at_port(&reply);
         return;
     }
-    uint32_t replied = *word(XPC_REPLIED);
+    uint32_t replied = *WORD(XPC_REPLIED);
     memcpy(region + XPC_REPLIES_AT + replied % XPC_RING * sizeof reply, &reply, sizeof reply);
-    __atomic_store_n(word(XPC_REPLIED), replied + 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(word(XPC_TAKEN), __ATOMIC_SEQ_CST) == replied)
+    __atomic_store_n(WORD(XPC_REPLIED), replied + 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(WORD(XPC_TAKEN), __ATOMIC_SEQ_CST) == replied)
         ring_the_bell();
 }
 
 static void answer_event(const struct io_event *event)
 {
-    submitted--;
-    flushing -= event->data >> 32;
+    submitted--, flushing -= event->data >> 32;
     answer((uint32_t)event->data, (int32_t)event->res);
 }
 
@@ -215,13 +214,12 @@ static int take_from_ring(void);
 static void begin_anew(uint32_t tag)
 {
     struct reply reply = {XPC_REPLY_MAGIC, 0, tag, 0, XPC_REPLY_MARK};
-    while (bell != BELL_NONE && take_from_ring())
-        ;
+    while (bell != BELL_NONE && take_from_ring()) {}
     while (submitted)
         reap(1);
     while (threads)
         reap_thread();
-    *word(XPC_REQUESTED) = *word(XPC_BEGUN) = *word(XPC_REPLIED) = *word(XPC_TAKEN) = 0;
+    *WORD(XPC_REQUESTED) = *WORD(XPC_BEGUN) = *WORD(XPC_REPLIED) = *WORD(XPC_TAKEN) = 0;
     answer_at_port(&reply);
 }
 
@@ -251,13 +249,13 @@ static void carry_out(const struct request *request)
 /* Carry out the next request of the ring; whether there was one. */
 static int take_from_ring(void)
 {
-    uint32_t begun = *word(XPC_BEGUN);
+    uint32_t begun = *WORD(XPC_BEGUN);
     struct request *place = (struct request *)(region + XPC_REQUESTS_AT) + begun % XPC_RING, request;
-    if (__atomic_load_n(word(XPC_REQUESTED), __ATOMIC_ACQUIRE) == begun)
+    if (__atomic_load_n(WORD(XPC_REQUESTED), __ATOMIC_ACQUIRE) == begun)
         return 0;
     request = *place;
     place->mark = 0; /* never again, whatever becomes of the words */
-    *word(XPC_BEGUN) = begun + 1;
+    *WORD(XPC_BEGUN) = begun + 1;
     if (request.magic != XPC_REQUEST_MAGIC || request.mark != XPC_REQUEST_MARK) {
         errno = EBADMSG;
         fail("mover: ring");
@@ -296,9 +294,7 @@ static void receive(void)
     ssize_t count = read(port, received + have, sizeof received - have);
     if (count == 0)
         usleep(ABSENT_US); /* nobody holds the other end */
-    if (count <= 0)
-        return;
-    have += (size_t)count;
+    have += count > 0 ? (size_t)count : 0;
     size_t done = take(received, have);
     have -= done;
     memmove(received, received + done, have);
@@ -344,12 +340,12 @@ static int64_t now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Look at both rings until there was nothing for a while; others may run meanwhile. */
+/* Look at both rings until there was nothing for a while, and now and then at the port; others may run meanwhile. */
 static void look(void)
 {
     uint64_t times;
-    int64_t last = now_ns();
-    __atomic_store_n(word(XPC_AWAKE), 1, __ATOMIC_SEQ_CST);
+    int64_t last = now_ns(), at_port = last;
+    __atomic_store_n(WORD(XPC_AWAKE), 1, __ATOMIC_SEQ_CST);
     for (;;) {
         int found = 0;
         for (int count = 0; count < LOOKS; count++)
@@ -361,27 +357,27 @@ static void look(void)
             last = now;
         else if (now - last > SPIN_NS)
             break;
+        if (now - at_port > PORT_NS) { /* what came just before it was said that somebody looks */
+            receive();
+            at_port = now;
+        }
         sched_yield();
     }
     if (read(completed, &times, sizeof times) == sizeof times) /* all that it tells of so far is in the ring */
-        while (reap_from_ring())
-            ;
-    __atomic_store_n(word(XPC_AWAKE), 0, __ATOMIC_SEQ_CST);
-    while (take_from_ring()) /* came just before that */
-        ;
+        while (reap_from_ring()) {}
+    __atomic_store_n(WORD(XPC_AWAKE), 0, __ATOMIC_SEQ_CST);
+    while (take_from_ring()) {} /* came just before that */
 }
 
 /* Wait for something to do, and do it. */
 static void wait_and_work(void)
 {
+    uint64_t times;
     struct pollfd awaited[] = {{port, POLLIN, 0}, {completed, POLLIN, 0}, {ended_here, POLLIN, 0}};
     if (poll(awaited, 3, -1) < 0)
         return;
-    if (awaited[1].revents) {
-        uint64_t times;
-        if (read(completed, &times, sizeof times) == sizeof times)
-            reap(0);
-    }
+    if (awaited[1].revents && read(completed, &times, sizeof times) == sizeof times)
+        reap(0);
     if (awaited[2].revents)
         reap_thread();
     if (awaited[0].revents)

@@ -168,13 +168,15 @@ def bench_block(
     movers: Annotated[
         bool, typer.Option("--movers", help="Also a nook whose domain moves the data in Python, without a C compiler.")
     ] = False,
+    checksums: Annotated[bool, typer.Option("--checksums", help="Also a nook that compares no checksums.")] = False,
     json: Json = False,
 ) -> None:
     """Compare a nook's disk with the same disk used inside a virtual machine, and with its own endpoint's limit."""
-    options = {"driver": driver, "rounds": rounds, "integrity": integrity, "movers": movers, "json": json}
-    result = _run("nooks.lab.bench_block", options)
+    options = {"driver": driver, "rounds": rounds, "integrity": integrity, "movers": movers, "checksums": checksums}
+    result = _run("nooks.lab.bench_block", options | {"json": json})
     columns = ("name", "unit", "baseline", "native", "nook", "ratio", "endpoint_over_ram", "cpu_native", "cpu_nook")
     columns += ("python_mover", "python_mover_ratio") if movers else ()
+    columns += ("without_checksums", "checksums_ratio") if checksums else ()
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
 

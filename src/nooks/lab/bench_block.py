@@ -11,10 +11,10 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -36,8 +36,18 @@ from nooks.lab.workloads import Figure
 
 DRIVER = "ide-disk"
 BASELINE = "in-domain"
-PYTHON = "python-mover"
-"""The nook without a C compiler."""
+
+
+class Variant(NamedTuple):
+    """Another nook to be measured beside: what it is started with."""
+
+    environment: Mapping[str, str] = {}
+    flags: Sequence[str] = ()
+
+
+PYTHON, UNCHECKED = "python-mover", "without-checksums"
+VARIANTS: Mapping[str, Variant] = {PYTHON: Variant({"CC": ""}), UNCHECKED: Variant(flags=("--no-integrity",))}
+"""A nook without a C compiler, and one that compares nothing."""
 
 ARCHITECTURE = "amd64"
 """Of the domains of this driver, by Debian's name."""
@@ -84,23 +94,30 @@ class Side:
 
 
 def run(
-    driver: str = DRIVER, rounds: int = 3, integrity: bool = True, movers: bool = False, json: bool = False
+    driver: str = DRIVER,
+    rounds: int = 3,
+    integrity: bool = True,
+    movers: bool = False,
+    checksums: bool = False,
+    json: bool = False,
 ) -> dict[str, Any]:
     """Measure all sides in turn, each job on one after the other, and return CONTRACT's document with medians.
 
-    Without ``integrity`` the nook compares no checksums. With ``movers`` a second nook is a side, whose domain moves
-    the data in Python as it would without a C compiler. Raises MachineError if there is none to compare with.
+    Without ``integrity`` the nook compares no checksums. With ``movers`` another nook is a side, whose domain moves
+    the data in Python as it would without a C compiler; with ``checksums`` one that compares none. Raises MachineError
+    if there is no compiler to compare with.
     """
     if movers and native.find_compiler(ARCHITECTURE) is None:
         raise MachineError(
             "there is no C compiler, so the mover is Python anyway", f"apt-get install {native.PACKAGES}"
         )
     console = Console(stderr=True, quiet=json, highlight=False)
-    return run_lab(_run(driver, rounds, movers, console, "--integrity" if integrity else "--no-integrity"))
+    variants = [name for name, wanted in ((PYTHON, movers), (UNCHECKED, checksums)) if wanted]
+    return run_lab(_run(driver, rounds, variants, console, "--integrity" if integrity else "--no-integrity"))
 
 
-async def _run(driver: str, rounds: int, movers: bool, console: Console, *flags: str) -> dict[str, Any]:
-    async with _sides(driver, movers, *flags) as sides:
+async def _run(driver: str, rounds: int, variants: Sequence[str], console: Console, *flags: str) -> dict[str, Any]:
+    async with _sides(driver, variants, *flags) as sides:
         passes: dict[str, list[dict[str, Figure]]] = {side.name: [] for side in sides}
         for number in range(rounds):
             for side in sides:
@@ -114,26 +131,31 @@ async def _run(driver: str, rounds: int, movers: bool, console: Console, *flags:
     for row in rows:
         limits = [one[row["name"]].value for one in passes["endpoint"]]
         row["endpoint_over_ram"] = round(median(limits), 3)
-    if movers:
+    if PYTHON in variants:
         for row, other in zip(rows, compare(passes[PYTHON], passes[BASELINE]), strict=True):
             row |= {"python_mover": other["nook"], "python_mover_ratio": other["ratio"]}
+    if UNCHECKED in variants:
+        for row, beside in zip(rows, compare(passes["nook"], passes[UNCHECKED]), strict=True):
+            row |= {"without_checksums": beside["native"], "checksums_ratio": beside["ratio"]}
     return {"driver": driver, "rounds": rounds, "flags": flags, "benchmarks": rows, "machine": machine()}
 
 
 @contextlib.asynccontextmanager
-async def _sides(driver: str, movers: bool, *flags: str) -> AsyncGenerator[list[Side], None]:
-    """The nook, the baseline, the endpoint alone, and with ``movers`` a nook whose mover is Python."""
+async def _sides(driver: str, variants: Sequence[str], *flags: str) -> AsyncGenerator[list[Side], None]:
+    """The nook, its ``variants``, the baseline, and the endpoint alone."""
     if os.geteuid() != 0:
         raise MachineError("the lab needs root", "run the command with sudo")
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(own_logs())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nooks-bench-", dir=MEMORY)))
-        environments: dict[str, dict[str, str]] = {"nook": {}} | ({PYTHON: {"CC": ""}} if movers else {})
-        media = {name: folder / f"{name}.img" for name in (*environments, BASELINE)}
+        wanted = {"nook": Variant()} | {name: VARIANTS[name] for name in variants}
+        media = {name: folder / f"{name}.img" for name in (*wanted, BASELINE)}
         await asyncio.to_thread(_fill, list(media.values()))
         nooks = {
-            name: await stack.enter_async_context(disk_of(driver, media[name], *flags, environment=environment))
-            for name, environment in environments.items()
+            name: await stack.enter_async_context(
+                disk_of(driver, media[name], *(one.flags or flags), environment=one.environment)
+            )
+            for name, one in wanted.items()
         }
         for product, _ in nooks.values():
             await product.wait_for_spare(SPARE_SECONDS)
