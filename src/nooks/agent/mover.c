@@ -21,7 +21,6 @@
 #include <string.h>
 #include <sched.h>
 #include <sys/eventfd.h>
-#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -58,14 +57,14 @@ struct aio_ring { /* fs/aio.c */
 };
 
 enum { DEPTH = 256, RECEIVED_BYTES = 128 * sizeof(struct request), ABSENT_US = 20000, FULL_US = 1000 };
-enum { AIO_RING_MAGIC = 0xa10a10a1, PORT_NS = 2000000, LOOKS = 64, BELL_NONE = -1, BELL_IO = -2 };
+enum { AIO_RING_MAGIC = 0xa10a10a1, PORT_NS = 2000000, LOOKS = 64, BELL_NONE = -1 };
 
 #ifndef SPIN_NS
 #define SPIN_NS 500000
 #endif
 #define WORD(at) ((uint32_t *)(region + (at)))
 
-static int port, disk, completed, ended_here, ended_there, bell = BELL_NONE;
+static int port, disk, completed, ended_here, ended_there, bell = BELL_NONE, bell_is_io;
 static char *region;
 static uint64_t region_bytes;
 static aio_context_t context;
@@ -91,9 +90,7 @@ static void answer_at_port(const struct reply *reply)
 
 static void ring_the_bell(void)
 {
-    if (bell == BELL_IO)
-        outb(1, XPC_BELL_IO_PORT);
-    else if (write(bell, "", 1) != 1)
+    if ((bell_is_io ? pwrite(bell, "", 1, XPC_BELL_IO_PORT) : write(bell, "", 1)) != 1)
         fail("mover: bell");
 }
 
@@ -327,10 +324,11 @@ static void find_bell(const char *name)
     struct aio_ring *ring = (struct aio_ring *)context;
     if (ring->magic != AIO_RING_MAGIC || ring->incompat_features || !strcmp(name, "none"))
         return;
-    if (strcmp(name, "io"))
-        bell = atoi(name);
-    else if (!ioperm(XPC_BELL_IO_PORT, 1, 1) && inb(XPC_BELL_IO_PORT) == XPC_BELL_IO_PORT)
-        bell = BELL_IO;
+    bell_is_io = !strcmp(name, "io");
+    bell = bell_is_io ? open("/dev/port", O_RDWR | O_CLOEXEC) : atoi(name); /* mem(4) */
+    unsigned char read_back;
+    if (bell_is_io && (pread(bell, &read_back, 1, XPC_BELL_IO_PORT) != 1 || read_back != XPC_BELL_IO_PORT))
+        bell = BELL_NONE;
 }
 
 static int64_t now_ns(void)
