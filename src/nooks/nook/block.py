@@ -212,9 +212,7 @@ class BlockSide:
 
     async def replay(self, *, write_through: bool) -> Mapping[str, int]:
         """Serve by the driver that is there now; one that another supervisor left first ends what that had begun."""
-        link = self._links.get(self._bay)
-        if link is None:
-            raise NoAnswer("it was started by a version of Nooks that led to it in another way")
+        link = self._links[self._bay]
         await self._in_step(link)
         return await self._data.replay(link, write_through=write_through)
 
