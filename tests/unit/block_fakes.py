@@ -116,15 +116,12 @@ class FakeDomain:
         self._port.sendall(data)
 
     def reply(self, tag: int, result: int) -> None:
-        frame = REPLY.pack(REPLY_MAGIC, 0, tag, result, REPLY_MARK)
         with contextlib.suppress(BrokenPipeError):  # it dies just now
             if not self._rings:
-                self._port.sendall(frame)
+                self._port.sendall(REPLY.pack(REPLY_MAGIC, 0, tag, result, REPLY_MARK))
                 return
-            at = REPLIES_AT + self._replied % RING * REPLY.size
-            self._region[at : at + REPLY.size] = frame
+            put_reply(self._region, self._replied, tag, result)
             self._replied += 1
-            self._region[REPLIED : REPLIED + 4] = self._replied.to_bytes(4, "little")
             self._bell.sendall(b"!")
 
     def _serve(self) -> None:
@@ -156,3 +153,10 @@ class FakeDomain:
         elif operation != FLUSH:
             result = -EIO
         self.reply(tag, result)
+
+
+def put_reply(region: memoryview, replied: int, tag: int, result: int) -> None:
+    """Put a reply into the ring of a region, behind the ``replied`` before it."""
+    at = REPLIES_AT + replied % RING * REPLY.size
+    region[at : at + REPLY.size] = REPLY.pack(REPLY_MAGIC, 0, tag, result, REPLY_MARK)
+    region[REPLIED : REPLIED + 4] = (replied + 1).to_bytes(4, "little")

@@ -6,6 +6,7 @@ from pathlib import Path
 from socket import socket
 
 import pytest
+from block_fakes import put_reply
 
 from nooks.nook.block_link import Link
 from nooks.nook.block_rings import Rings
@@ -14,10 +15,6 @@ from nooks.xpc.block import (
     KICK,
     READ,
     REPLIED,
-    REPLIES_AT,
-    REPLY,
-    REPLY_MAGIC,
-    REPLY_MARK,
     REQUEST,
     REQUEST_MAGIC,
     REQUEST_MARK,
@@ -45,10 +42,8 @@ class Domain:
         self.link.region[at : at + 4] = value.to_bytes(4, "little")
 
     def reply(self, tag: int, *, ring: bool = True) -> None:
-        at = REPLIES_AT + self.replied % RING * REPLY.size
-        self.link.region[at : at + REPLY.size] = REPLY.pack(REPLY_MAGIC, 0, tag, 4096, REPLY_MARK)
+        put_reply(self.link.region, self.replied, tag, 4096)
         self.replied += 1
-        self.store(REPLIED, self.replied)
         if ring:
             self.bell.send(b"!")
 

@@ -112,29 +112,30 @@ def test_the_library_sums_up_as_the_package_does() -> None:
     assert summing(data.toreadonly()) == by_package(data)
 
 
-def test_without_a_compiler_or_a_cache_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "")
-    assert native.checksums_library() is None
-    monkeypatch.delenv("CC")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+def library_without() -> tuple[Path | None, list[str]]:
+    """The library, which can't be had, and what was told of that."""
     told: list[str] = []
 
     def tell(message: str, done: int | None = None, total: int | None = None) -> None:
         del done, total
         told.append(message)
 
-    assert native.checksums_library(tell) is None
+    return native.checksums_library(tell), told
+
+
+def test_without_a_compiler_or_a_cache_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "")
+    assert native.checksums_library() is None
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    library, told = library_without()
+    assert library is None
     assert len(told) == 1
 
 
 def test_a_compiler_that_makes_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", "false")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    told: list[str] = []
-
-    def tell(message: str, done: int | None = None, total: int | None = None) -> None:
-        del done, total
-        told.append(message)
-
-    assert native.checksums_library(tell) is None
+    library, told = library_without()
+    assert library is None
     assert len(told) == 1

@@ -47,7 +47,12 @@ class Parts:
 @cache
 def _summing() -> Summing:
     """The quickest way to checksums that there is here."""
-    library = native.checksums_library()
+
+    def tell(message: str, done: int | None = None, total: int | None = None) -> None:
+        del done, total
+        structlog.get_logger().warning(message)
+
+    library = native.checksums_library(tell)
     try:
         return by_library(library) if library is not None else by_package
     except OSError as error:
