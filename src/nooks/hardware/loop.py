@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 Callback = Callable[[], None]
 
+_EVENTS_MAX = 8
+"""Taken in one turn; a card has half as many descriptors. Python makes room for a thousand at each turn unless told."""
 _TFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 _ITIMERSPEC = struct.Struct("qqqq")
@@ -82,7 +84,7 @@ class Loop:
     def turn(self, longest_seconds: float = -1.0) -> None:
         """Wait for something to do (at most ``longest_seconds``; below 0: for ever), and do it."""
         readers = self._readers
-        for descriptor, _ in self._epoll.poll(longest_seconds):
+        for descriptor, _ in self._epoll.poll(longest_seconds, _EVENTS_MAX):
             callback = readers.get(descriptor)  # another callback may have removed it
             if callback is not None:
                 callback()

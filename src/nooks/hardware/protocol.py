@@ -142,10 +142,13 @@ def refusal(message_id: int, command: int, error: int) -> bytes:
     return HEADER.pack(message_id, command, HEADER.size, REPLY | ERROR, error)
 
 
+def is_natural(offset: int, count: int) -> bool:
+    """Whether an access is one of a bus: aligned, of 1, 2 or 4 bytes."""
+    return count in (1, 2, 4) and not offset & (count - 1)
+
+
 def pieces(offset: int, count: int) -> list[tuple[int, int]]:
-    """An access as naturally aligned ones of 1, 2 or 4 bytes: (offset, size)."""
-    if count in (1, 2, 4) and not offset & (count - 1):
-        return [(offset, count)]
+    """An access as naturally aligned ones: (offset, size)."""
     pieces: list[tuple[int, int]] = []
     end = offset + count
     while offset < end:

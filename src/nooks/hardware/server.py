@@ -27,14 +27,17 @@ from nooks.hardware.protocol import (
     DeviceFlags,
     DmaFlags,
     RegionFlags,
+    is_natural,
+    pieces,
 )
 
 _BUFFER_BYTES = 4 * MESSAGE_BYTES_MAX
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * protocol.DESCRIPTORS_MAX)
-_MESSAGES_PER_TURN = 64
 
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 _HEADER_BYTES, _ACCESS_BYTES = HEADER.size, ACCESS.size
+_CLOSE_ON_EXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+"""Plain integers, as everything that each access to a register meets: an enumeration's operators take a microsecond."""
 
 
 class Violation(Exception):  # noqa: N818 - what a client did
@@ -137,6 +140,7 @@ class Client:
         self._have = 0
         self._descriptors: list[int] = []
         self._greeted = False
+        self._region_bytes = {CONFIG_REGION: CONFIG_BYTES} | {number: bar.size for number, bar in function.bars.items()}
         self._handlers: dict[int, Callable[[memoryview, list[int]], bytes]] = {
             Command.VERSION: self._version,
             Command.DMA_MAP: self._dma_map,
@@ -164,13 +168,13 @@ class Client:
         """Take what has arrived and answer it."""
         try:
             count, ancillary, flags, _ = self._socket.recvmsg_into(
-                [self._view[self._have :]], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                [self._view[self._have :]], _ANCILLARY_BYTES, _CLOSE_ON_EXEC
             )
         except BlockingIOError:
             return
         if ancillary:
             self._take_descriptors(ancillary)
-        if flags & socket.MSG_CTRUNC or len(self._descriptors) > protocol.DESCRIPTORS_MAX:
+        if flags & _TRUNCATED or len(self._descriptors) > protocol.DESCRIPTORS_MAX:
             raise Violation("too many descriptors")
         if not count:
             raise Violation("the client has gone")
@@ -189,7 +193,8 @@ class Client:
             at += size
             # Descriptors come with the last bytes of one reading (unix(7)), so with this message or a later one.
             self._answer(message_id, command, flags, body, at, last=at == end)
-        self._buffer[: end - at] = self._buffer[at:end]
+        if at < end:
+            self._buffer[: end - at] = self._buffer[at:end]
         self._have = end - at
 
     def _answer(self, message_id: int, command: int, flags: int, body: int, end: int, *, last: bool) -> None:
@@ -199,7 +204,10 @@ class Client:
             if command == _READ:
                 reply = self._region_read(message_id, body, end)
             elif command == _WRITE:
-                reply = self._region_write(message_id, body, end)
+                access = self._region_write(body, end)
+                if flags & NO_REPLY:
+                    return
+                reply = READ_REPLY.pack(message_id, _WRITE, READ_REPLY.size, REPLY, 0, *access)
             else:
                 reply = protocol.answer(message_id, command, self._handle(command, body, end, last=last))
         except OSError as error:
@@ -249,28 +257,31 @@ class Client:
         offset, region, count = self._access(body, end)
         if region == CONFIG_REGION:
             data = self._function.read_config(offset, count)
+        elif is_natural(offset, count):
+            data = self._function.read_register(region, offset, count).to_bytes(count, "little")
         else:
             read = self._function.read_register
-            pieces = protocol.pieces(offset, count)
-            data = b"".join([read(region, at, size).to_bytes(size, "little") for at, size in pieces])
+            data = b"".join([read(region, at, size).to_bytes(size, "little") for at, size in pieces(offset, count)])
         return READ_REPLY.pack(message_id, _READ, READ_REPLY.size + count, REPLY, 0, offset, region, count) + data
 
-    def _region_write(self, message_id: int, body: int, end: int) -> bytes:
-        offset, region, count = self._access(body, end)
+    def _region_write(self, body: int, end: int) -> tuple[int, int, int]:
+        offset, region, count = access = self._access(body, end)
         start = body + _ACCESS_BYTES
         if end - start != count:
             raise OSError(errno.EINVAL, "not as many bytes as announced")
         self._write(region, offset, self._view[start:end])
-        return READ_REPLY.pack(message_id, _WRITE, READ_REPLY.size, REPLY, 0, offset, region, count)
+        return access
 
     def _write(self, region: int, offset: int, data: memoryview) -> None:
+        count = len(data)
         if region == CONFIG_REGION:
             self._function.write_config(offset, bytes(data))
-            return
-        write = self._function.write
-        for at, size in protocol.pieces(offset, len(data)):
-            first = at - offset
-            write(region, at, size, int.from_bytes(data[first : first + size], "little"))
+        elif is_natural(offset, count):
+            self._function.write(region, offset, count, int.from_bytes(data, "little"))
+        else:
+            for at, size in pieces(offset, count):
+                first = at - offset
+                self._function.write(region, at, size, int.from_bytes(data[first : first + size], "little"))
 
     def _access(self, body: int, end: int) -> tuple[int, int, int]:
         """Offset, region and count of an access that lies inside a region. Raises OSError for another."""
@@ -278,19 +289,13 @@ class Client:
             raise Violation("the version comes first")
         if end - body < _ACCESS_BYTES:
             raise OSError(errno.EINVAL, "no access")
-        offset, region, count = ACCESS.unpack_from(self._buffer, body)
+        access = offset, region, count = ACCESS.unpack_from(self._buffer, body)
         self._check(offset, region, count)
-        return offset, region, count
+        return access
 
     def _check(self, offset: int, region: int, count: int) -> None:
-        if not 0 < count <= MAX_TRANSFER_BYTES or offset + count > self._region_bytes(region):
+        if not 0 < count <= MAX_TRANSFER_BYTES or offset + count > self._region_bytes.get(region, 0):
             raise OSError(errno.EINVAL, "outside of the region")
-
-    def _region_bytes(self, region: int) -> int:
-        if region == CONFIG_REGION:
-            return CONFIG_BYTES
-        bar = self._function.bars.get(region)
-        return bar.size if bar is not None else 0
 
     def _write_multi(self, payload: memoryview, descriptors: list[int]) -> bytes:
         (count,) = protocol.WRITE_COUNT.unpack(
@@ -325,7 +330,7 @@ class Client:
         index = protocol.REGION_INFO.unpack(_exactly(payload, protocol.REGION_INFO.size))[2]
         if index >= protocol.REGIONS:
             raise OSError(errno.EINVAL, "no such region")
-        size = self._region_bytes(index)
+        size = self._region_bytes.get(index, 0)
         flags = RegionFlags.READ | RegionFlags.WRITE if size else 0
         return protocol.REGION_INFO.pack(protocol.REGION_INFO.size, flags, index, 0, size, 0)
 
