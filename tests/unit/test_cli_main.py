@@ -63,6 +63,8 @@ def nooks(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["bench"], 2, "Missing command"),
         (["bench", "recovery"], 2, "--driver"),
         (["bench", "transfer", "--bytes", "0"], 2, "--bytes"),
+        (["bench", "block", "--erase"], 2, "--attach"),
+        (["bench", "block", "--attach", "sda", "--movers"], 2, "--movers"),
         (["demo", "opera"], 2, "'opera'"),
         (["drivers", "--class", "video"], 2, "'video'"),
     ],

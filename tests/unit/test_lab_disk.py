@@ -14,11 +14,13 @@ from random import Random
 
 import pytest
 
+from nooks.host.errors import InputError
 from nooks.lab.campaign.block import surroundings, workloads
 from nooks.lab.campaign.disks import DiskApplication
 from nooks.lab.campaign.file_systems import PROGRAMS, FileSurroundings
 from nooks.lab.campaign.sweep import sweep
-from nooks.lab.disk import archive, compiled, database, postgres, raw
+from nooks.lab.disk import archive, attached, compiled, database, postgres, raw
+from nooks.lab.disk.attached import RealDisk
 from nooks.lab.disk.compiled import Compiler
 from nooks.lab.disk.recovery import Trial, document
 from nooks.lab.ways import SUPERVISOR, Failure
@@ -236,3 +238,22 @@ def test_a_drive_is_only_read_and_its_medium_is_filled_before() -> None:
                 assert await application.finish(60.0) == []
 
     asyncio.run(run())
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_project_is_compiled_and_nothing_else_is_left(tmp_path: Path) -> None:
+    sources = compiled.write_project(tmp_path / "project", 1, 3)
+    assert len({path.read_text() for path in sources}) == 3
+    compiled.build(sources)
+    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["0.c", "0.o", "1.c", "1.o", "2.c", "2.o"]
+
+
+def test_only_an_empty_disk_is_written_over_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1 << 20))
+    disk = RealDisk("pci:0000:00:04.0", path, "nvme")
+    attached.check(disk, erase=False)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(path)], check=True)
+    attached.check(disk, erase=True)
+    with pytest.raises(InputError, match="ext4"):
+        attached.check(disk, erase=False)

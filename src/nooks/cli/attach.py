@@ -6,6 +6,8 @@ import typer
 
 from nooks.cli.options import (
     DebugOption,
+    GiveUpOption,
+    IntegrityOption,
     IntensityOption,
     Json,
     LatencyOption,
@@ -52,6 +54,8 @@ def attach(
     debug: DebugOption = None,
     policy: PolicyOption = None,
     latency: LatencyOption = None,
+    integrity: IntegrityOption = None,
+    give_up_seconds: GiveUpOption = None,
     intensity: IntensityOption = None,
     period_seconds: PeriodOption = None,
     means: MeansOption = None,
@@ -78,6 +82,8 @@ def attach(
         "debug": debug,
         "sound.policy": policy,
         "sound.latency": latency,
+        "block.integrity": integrity,
+        "block.give_up_seconds": give_up_seconds,
         "restart.intensity": intensity,
         "restart.period_seconds": period_seconds,
         "restart.means": means,

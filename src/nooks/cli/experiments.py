@@ -169,12 +169,26 @@ def bench_block(
         bool, typer.Option("--movers", help="Also a nook whose domain moves the data in Python, without a C compiler.")
     ] = False,
     checksums: Annotated[bool, typer.Option("--checksums", help="Also a nook that compares no checksums.")] = False,
+    attach: AttachOption = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="With --attach: write over the disk although there is something on it.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Compare a nook's disk with the same disk used inside a virtual machine, and with its own endpoint's limit."""
+    """Compare a nook's disk with the same disk used inside a virtual machine, and with its own endpoint's limit.
+
+    With --attach a real disk, with the host's own driver and in a nook in turn, also by a compiler. What is on it is
+    lost.
+    """
+    if attach is not None and (driver is not None or movers or checksums):
+        raise InputError("--attach excludes --driver, --movers and --checksums", "a real disk's driver is the host's")
+    if erase and attach is None:
+        raise InputError("--erase is of a real disk", "give it with --attach")
     options = {"driver": driver, "rounds": rounds, "integrity": integrity, "movers": movers, "checksums": checksums}
-    result = _run("nooks.lab.bench_block", options | {"json": json})
-    columns = ("name", "unit", "baseline", "native", "nook", "ratio", "endpoint_over_ram", "cpu_native", "cpu_nook")
+    result = _run("nooks.lab.bench_block", options | {"json": json, "attach": attach, "erase": erase})
+    columns = ("name", "unit", "baseline", "native", "nook", "ratio")
+    columns += () if attach else ("endpoint_over_ram",)
+    columns += ("cpu_native", "cpu_nook")
     columns += ("python_mover", "python_mover_ratio") if movers else ()
     columns += ("without_checksums", "checksums_ratio") if checksums else ()
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]

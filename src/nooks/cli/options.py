@@ -58,6 +58,13 @@ PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="POLICY", help="Sound, while a driver is away: content or clock.")
 ]
 LatencyOption = Annotated[str | None, typer.Option("--latency", metavar="LATENCY", help="Sound: default or low.")]
+IntegrityOption = Annotated[
+    bool | None, typer.Option("--integrity/--no-integrity", help="Compare what a disk's driver reads.")
+]
+GiveUpOption = Annotated[
+    float | None,
+    typer.Option("--give-up-seconds", metavar="SECONDS", help="When requests to a degraded disk fail; 0: never."),
+]
 MeansOption = Annotated[
     str | None,
     typer.Option("--means", metavar="MEANS", help="The quickest restart to use: spare, restore, hotplug or cold."),

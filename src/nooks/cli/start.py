@@ -10,6 +10,8 @@ import typer
 from nooks.cli.options import (
     DebugOption,
     DriverOption,
+    GiveUpOption,
+    IntegrityOption,
     IntensityOption,
     Json,
     LatencyOption,
@@ -63,13 +65,8 @@ def start(
     media: Annotated[
         str | None, typer.Option("--media", metavar="FILE", help="The medium of an emulated disk or drive.")
     ] = None,
-    integrity: Annotated[
-        bool | None, typer.Option("--integrity/--no-integrity", help="Compare what a disk's driver reads.")
-    ] = None,
-    give_up_seconds: Annotated[
-        float | None,
-        typer.Option("--give-up-seconds", metavar="SECONDS", help="When requests to a degraded disk fail; 0: never."),
-    ] = None,
+    integrity: IntegrityOption = None,
+    give_up_seconds: GiveUpOption = None,
     line: Annotated[
         str | None,
         typer.Option("--line", metavar="LINE", help="Where an emulated sound card's plugs lead: none or unix:PATH."),

@@ -8,10 +8,9 @@ the time; the ones that are not measured are idle.
 
 import asyncio
 import contextlib
-import json
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,13 +18,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from nooks.host.errors import MachineError
-from nooks.host.process import run as run_program
 from nooks.image import native
 from nooks.lab import processor
 from nooks.lab.bed import own_logs
 from nooks.lab.bench_network import compare
 from nooks.lab.by_hand import arguments_of
+from nooks.lab.disk import attached
 from nooks.lab.disk.in_domain import guest_with
+from nooks.lab.disk.jobs import JOBS, Side, fio_on
 from nooks.lab.disk.ram_disk_side import ram_disk
 from nooks.lab.disk.stage import disk_of
 from nooks.lab.figures import machine
@@ -53,44 +53,9 @@ ARCHITECTURE = "amd64"
 """Of the domains of this driver, by Debian's name."""
 
 SIZE_BYTES = 512 << 20
-RUN_SECONDS = 4
 SPARE_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
 MEMORY = Path("/dev/shm")
-
-_COMMON = f"--name=bench --ioengine=libaio --direct=1 --time_based --runtime={RUN_SECONDS} --ramp_time=1 --size=480M"
-JOBS: Mapping[str, tuple[str, str]] = {
-    "sequential read, 1 MiB": ("read", "--rw=read --bs=1M --iodepth=4"),
-    "sequential write, 1 MiB": ("write", "--rw=write --bs=1M --iodepth=4"),
-    "random read, 4 KiB, QD1": ("read", "--rw=randread --bs=4k --iodepth=1"),
-    "random write, 4 KiB, QD1": ("write", "--rw=randwrite --bs=4k --iodepth=1"),
-    "random read, 4 KiB, QD16": ("read", "--rw=randread --bs=4k --iodepth=16"),
-    "random write, 4 KiB, QD16": ("write", "--rw=randwrite --bs=4k --iodepth=16"),
-    "write and fsync, 4 KiB": ("write", "--rw=randwrite --bs=4k --iodepth=1 --fsync=1"),
-}
-"""By name: which of fio's figures counts, and its options."""
-
-Fio = Callable[[str], Awaitable[dict[str, Any]]]
-
-
-class Side:
-    """Something that fio can be run on; ``cpu`` meters what it uses."""
-
-    def __init__(self, name: str, fio: Fio, cpu: processor.CpuSeconds) -> None:
-        self.name = name
-        self.fio = fio
-        self.cpu = cpu
-
-    async def measure(self, job: str) -> Figure:
-        """One job's figure."""
-        kind, options = JOBS[job]
-        window = processor.Window(self.cpu)
-        window.begin()
-        found = (await self.fio(f"{_COMMON} {options}"))["jobs"][0][kind]
-        window.end()
-        if "1 MiB" in job:
-            return Figure(found["bw_bytes"] / 1e6, "MB/s", window.cores)
-        return Figure(found["iops"], "IOPS", window.cores)
 
 
 def run(
@@ -100,20 +65,28 @@ def run(
     movers: bool = False,
     checksums: bool = False,
     json: bool = False,
+    attach: str | None = None,
+    erase: bool = False,
 ) -> dict[str, Any]:
     """Measure all sides in turn, each job on one after the other, and return CONTRACT's document with medians.
+
+    With ``attach`` a real disk instead, by the host's driver and by a nook in turn; it is written over, which has to
+    be allowed by ``erase`` if there is anything on it.
 
     Without ``integrity`` the nook compares no checksums. With ``movers`` another nook is a side, whose domain moves
     the data in Python as it would without a C compiler; with ``checksums`` one that compares none. Raises MachineError
     if there is no compiler to compare with.
     """
+    console = Console(stderr=True, quiet=json, highlight=False)
+    flag = "--integrity" if integrity else "--no-integrity"
+    if attach is not None:
+        return run_lab(attached.run(attach, rounds, console, flag, erase=erase))
     if movers and native.find_compiler(ARCHITECTURE) is None:
         raise MachineError(
             "there is no C compiler, so the mover is Python anyway", f"apt-get install {native.PACKAGES}"
         )
-    console = Console(stderr=True, quiet=json, highlight=False)
     variants = [name for name, wanted in ((PYTHON, movers), (UNCHECKED, checksums)) if wanted]
-    return run_lab(_run(driver, rounds, variants, console, "--integrity" if integrity else "--no-integrity"))
+    return run_lab(_run(driver, rounds, variants, console, flag))
 
 
 async def _run(driver: str, rounds: int, variants: Sequence[str], console: Console, *flags: str) -> dict[str, Any]:
@@ -167,24 +140,13 @@ async def _sides(driver: str, variants: Sequence[str], *flags: str) -> AsyncGene
         yield [
             *(_nook_side(name, product, started) for name, (product, started) in nooks.items()),
             Side(BASELINE, guest.fio, processor.of_processes([guest.pid])),
-            Side("endpoint", _fio_on(limit.path), processor.of_processes([limit.pid])),
+            Side("endpoint", fio_on(limit.path), processor.of_processes([limit.pid])),
         ]
 
 
 def _nook_side(name: str, product: Product, started: Mapping[str, Any]) -> Side:
     family = family_of(product.name, [int(started["pid"]), int(started["domain_pid"])])
-    return Side(name, _fio_on(Path(started["block_device"])), processor.of_processes(family))
-
-
-def _fio_on(device: Path) -> Fio:
-    """Run fio on a block device of the host."""
-
-    async def fio(options: str) -> dict[str, Any]:
-        argv = ["fio", f"--filename={device}", *options.split(), "--output-format=json"]
-        done = await asyncio.to_thread(run_program, argv, timeout_seconds=300.0)
-        return json.loads(done.stdout[done.stdout.index("{") :])
-
-    return fio
+    return Side(name, fio_on(Path(started["block_device"])), processor.of_processes(family))
 
 
 def _fill(media: list[Path]) -> None:

@@ -5,6 +5,7 @@ Nothing that it reads is in the page cache any more. Runs as ``rounds`` says (pr
 
 import argparse
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 from random import Random
@@ -53,6 +54,31 @@ class Compiler:
         forget(built)
         digest = hashlib.sha256(built.read_bytes()).hexdigest()
         return plain.read_text() == text and self.expected.setdefault(which, digest) == digest
+
+
+def write_project(folder: Path, seed: int, count: int) -> list[Path]:
+    """``count`` sources, on the disk and nowhere else. Raises OSError."""
+    folder.mkdir()
+    sources = [folder / f"{number}.c" for number in range(count)]
+    for number, path in enumerate(sources):
+        path.write_text(source(seed + number))
+        forget(path)
+    return sources
+
+
+def build(sources: list[Path]) -> None:
+    """Compile them one after the other, temporary files beside them, until all is on the disk.
+
+    Raises OSError, CalledProcessError.
+    """
+    for path in sources:
+        built = path.with_suffix(".o")
+        environment = {**os.environ, "TMPDIR": str(path.parent)}
+        subprocess.run(
+            ["gcc", "-O1", "-c", str(path), "-o", str(built)], check=True, capture_output=True, env=environment
+        )
+    for path in sources:
+        forget(path.with_suffix(".o"))
 
 
 def main() -> None:
