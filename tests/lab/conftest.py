@@ -23,7 +23,7 @@ from nooks.lifecycle import contact
 from nooks.nook.control import RemoteError
 
 DEVICES = Path("/run/nooks-lab/devices.json")
-COMMAND_SECONDS = 400
+COMMAND_SECONDS = 900
 SPARE_SECONDS = 400.0
 PORT = 7007
 HANGS = {"heartbeat", "halted"}

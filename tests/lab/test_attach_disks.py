@@ -192,3 +192,16 @@ def test_a_disk_in_use_is_refused(disk: Disk, tmp_path: Path) -> None:
         assert (place / "kept").read_text() == "kept"
     finally:
         run("umount", str(place))
+
+
+@pytest.mark.parametrize("disk", disk_devices()[:1], ids=lambda device: str(device["model"]), indirect=True)
+def test_a_disk_is_measured_with_either_driver(disk: Disk) -> None:
+    """By the host's own and in a nook; unasked only if nothing on it would be lost."""
+    name, native = disk.until_there(), disk.driver
+    run("mkfs.ext4", "-q", "-F", f"/dev/{name}")
+    refused = nooks("bench", "block", "--attach", name)
+    assert (refused.returncode, "ext4" in refused.stderr) == (2, True), refused.stderr
+    rows = ok("bench", "block", "--attach", name, "--erase", "--rounds", "1")["benchmarks"]
+    assert all(row["baseline"] == "host" and row["native"] > 0 and row["nook"] > 0 for row in rows)
+    assert "compile on ext4" in [row["name"] for row in rows]
+    assert disk.driver == native
