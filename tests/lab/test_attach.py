@@ -64,7 +64,7 @@ def test_a_card_lives_in_a_nook_and_comes_back(card: Card) -> None:
     nook = attached(card)
     talk = Talk(card)
     try:
-        for how in ["kill", *(["dma"] if ":" in card.device and not card.device.startswith("usb") else [])]:
+        for how in ["kill", *(["dma"] if card.tells_of_dma else [])]:
             reason, resumed = nook.crash(how)
             assert reason in NOTICED_AS[how]
             assert resumed["means"] == "hotplug"
