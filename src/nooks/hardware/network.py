@@ -13,6 +13,8 @@ NetworkCardFactory = Callable[[Loop, Refused, int, str], "NetworkCard"]
 class NetworkCard(PciFunction):
     """``cable`` is the descriptor of its end of the cable, ``serial`` decides its burnt-in address."""
 
+    yields = True
+
     def __init__(self, loop: Loop, refused: Refused, cable: int, serial: str) -> None:
         super().__init__(loop, refused)
         self.serial = serial

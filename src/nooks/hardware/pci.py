@@ -70,6 +70,8 @@ class PciFunction:
     resettable: ClassVar[bool] = False
     """Whether the function can be reset through its client. Cards of this age can't: the next driver finds them as
     the last one left them."""
+    yields: ClassVar[bool] = False
+    """Whether it lets others run and looks for the next access before it sleeps. Nothing for what keeps a clock."""
     power_management: ClassVar[int | None] = None
     """Where its power management capability is, if it has one (PCI Power Management 1.0)."""
 
