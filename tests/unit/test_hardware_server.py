@@ -379,3 +379,24 @@ def test_timers_keep_their_order() -> None:
         loop.turn(1.0)
     assert called == ["early", "late"]
     loop.close()
+
+
+@pytest.mark.parametrize(
+    ("yields", "load", "answered"),
+    [(False, 0.0, 1), (True, 0.0, 2), (True, 1000.0, 1)],
+    ids=["keeps-a-clock", "yields", "busy-host"],
+)
+def test_what_a_domain_does_next_while_it_is_let_run(
+    board: Bus, monkeypatch: pytest.MonkeyPatch, yields: bool, load: float, answered: int
+) -> None:
+    """Its next access is answered in the same turn, unless others would run instead."""
+    client = board.connect()
+    access = protocol.ACCESS.pack(0, 2, 4)
+    monkeypatch.setattr(Board, "yields", yields)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(os, "sched_yield", lambda: following and client.send(Command.REGION_READ, following.pop()))
+    following = [access]
+    client.send(Command.REGION_READ, access)
+    board.loop.turn(1.0)
+    reply_bytes = protocol.READ_REPLY.size + 4
+    assert len(client.socket.recv(4096)) == answered * reply_bytes

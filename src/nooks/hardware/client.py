@@ -7,6 +7,7 @@ import array
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 from nooks.hardware import protocol
@@ -35,6 +36,9 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * protocol.DESCRIPTORS_MAX)
 YIELDS = 2
 """So often others are let run, and nothing has come, before a card sleeps."""
 _LOOKS_PER_TURN = 16
+_CROWD, _CROWD_SECONDS = 2.0, 1.0
+"""With more threads that want each processor nobody is let run before us: who sleeps is woken before those who compute.
+So often that is looked at."""
 
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 _HEADER_BYTES, _ACCESS_BYTES = HEADER.size, ACCESS.size
@@ -58,6 +62,8 @@ class Client:
         self._have = 0
         self._descriptors: list[int] = []
         self._greeted = False
+        self._look_again = 0.0
+        self._crowded = False
         self._region_bytes = {CONFIG_REGION: CONFIG_BYTES} | {number: bar.size for number, bar in function.bars.items()}
         self._handlers: dict[int, Callable[[memoryview, list[int]], bytes]] = {
             Command.VERSION: self._version,
@@ -95,11 +101,20 @@ class Client:
         for _ in range(_LOOKS_PER_TURN):
             if self._receive():
                 left = YIELDS
-            elif left:
-                left -= 1
-                os.sched_yield()
-            else:
+            elif not left or not self._yield():
                 return
+            else:
+                left -= 1
+
+    def _yield(self) -> bool:
+        """Let others run; False: it is to be left, since they would be others than the domain."""
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._look_again = now + _CROWD_SECONDS
+            self._crowded = os.getloadavg()[0] > _CROWD * (os.cpu_count() or 1)
+        if not self._crowded:
+            os.sched_yield()
+        return not self._crowded
 
     def _receive(self) -> bool:
         """Deal with what is there; False: nothing is."""
