@@ -149,3 +149,15 @@ def test_a_timer_is_not_late_for_what_another_sets() -> None:
     loop.close()
     assert list(done) == ["first", "second", "third"]
     assert done["second"] < begin + 0.15
+
+
+def test_timers_keep_their_order() -> None:
+    loop, called = Loop(), []
+    now = loop.clock()
+    loop.call_at(now + 0.02, lambda: called.append("late"))
+    loop.call_at(now + 0.001, lambda: called.append("early"))
+    loop.call_at(now + 0.002, lambda: called.append("never")).cancel()
+    while "late" not in called:
+        loop.turn(1.0)
+    assert called == ["early", "late"]
+    loop.close()

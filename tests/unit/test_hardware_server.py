@@ -369,18 +369,6 @@ def test_a_client_that_does_not_read_is_dropped(board: Bus) -> None:
     board.connect()
 
 
-def test_timers_keep_their_order() -> None:
-    loop, called = Loop(), []
-    now = loop.clock()
-    loop.call_at(now + 0.02, lambda: called.append("late"))
-    loop.call_at(now + 0.001, lambda: called.append("early"))
-    loop.call_at(now + 0.002, lambda: called.append("never")).cancel()
-    while "late" not in called:
-        loop.turn(1.0)
-    assert called == ["early", "late"]
-    loop.close()
-
-
 @pytest.mark.parametrize(
     ("yields", "load", "answered"),
     [(False, 0.0, 1), (True, 0.0, 2), (True, 1000.0, 1)],

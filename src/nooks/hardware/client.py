@@ -29,6 +29,7 @@ from nooks.hardware.protocol import (
     is_natural,
     pieces,
 )
+from nooks.host.pace import load_factor
 
 _BUFFER_BYTES = 4 * MESSAGE_BYTES_MAX
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * protocol.DESCRIPTORS_MAX)
@@ -111,7 +112,7 @@ class Client:
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + _CROWD_SECONDS
-            self._crowded = os.getloadavg()[0] > _CROWD * (os.cpu_count() or 1)
+            self._crowded = load_factor() > _CROWD
         if not self._crowded:
             os.sched_yield()
         return not self._crowded

@@ -66,7 +66,11 @@ class Window:
         self._ended = (self._clock(), self._cpu())
 
     @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self._ended[0] - self._began[0]
+
+    @property
     def cores(self) -> float:
         """How many processors were busy on average; 0 for a window without length."""
-        seconds = self._ended[0] - self._began[0]
-        return (self._ended[1] - self._began[1]) / seconds if seconds > 0 else 0.0
+        return (self._ended[1] - self._began[1]) / self.seconds if self.seconds > 0 else 0.0

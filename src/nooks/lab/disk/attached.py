@@ -8,7 +8,6 @@ import asyncio
 import os
 import secrets
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from nooks.lab import real_card
 from nooks.lab.bench_network import compare
 from nooks.lab.disk.compiled import build, write_project
 from nooks.lab.disk.jobs import AREA_BYTES, JOBS, Side, fio_on
+from nooks.lab.disk.raw import size_of
 from nooks.lab.disk.stage import mount_new, unmount
 from nooks.lab.figures import machine
 from nooks.lab.processor import Window, of_machine
@@ -94,13 +94,11 @@ async def run(text: str, rounds: int, console: Console, *flags: str, erase: bool
 
 
 async def _measure(device: Path, where: str, console: Console) -> dict[str, Figure]:
-    side = Side(where, fio_on(device), of_machine(), min(AREA_BYTES, _size_bytes(device)))
+    side = Side(where, fio_on(device), of_machine(), min(AREA_BYTES, size_of(device)))
     figures: dict[str, Figure] = {}
-    for job in JOBS:
-        figures[job] = await side.measure(job)
-        console.print(f"{where}, {job}: {figures[job].value:.1f} {figures[job].unit}", markup=False)
-    figures[COMPILE] = await _compile(device)
-    console.print(f"{where}, {COMPILE}: {figures[COMPILE].value:.1f} {figures[COMPILE].unit}", markup=False)
+    for name in (*JOBS, COMPILE):
+        figures[name] = figure = await (_compile(device) if name == COMPILE else side.measure(name))
+        console.print(f"{where}, {name}: {figure.value:.1f} {figure.unit}", markup=False)
     return figures
 
 
@@ -114,15 +112,10 @@ async def _compile(device: Path) -> Figure:
             warm = await asyncio.to_thread(write_project, place / "warm", 0, 1)
             await asyncio.to_thread(build, warm)  # the compiler itself is in memory then
             sources = await asyncio.to_thread(write_project, place / "project", 1, SOURCES)
-            window, began = Window(of_machine()), time.monotonic()
+            window = Window(of_machine())
             window.begin()
             await asyncio.to_thread(build, sources)
             window.end()
-            return Figure(60 * SOURCES / (time.monotonic() - began), "files/min", window.cores)
+            return Figure(60 * SOURCES / window.seconds, "files/min", window.cores)
         finally:
             await asyncio.shield(unmount(place))
-
-
-def _size_bytes(device: Path) -> int:
-    with device.open("rb") as file:
-        return file.seek(0, os.SEEK_END)

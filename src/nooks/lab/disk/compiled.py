@@ -48,9 +48,7 @@ class Compiler:
         text = source(self._seed + which)
         plain.write_text(text)
         forget(plain)
-        subprocess.run(
-            ["gcc", "-O1", "-c", plain.name, "-o", built.name], check=True, capture_output=True, cwd=plain.parent
-        )
+        _gcc(plain)
         forget(built)
         digest = hashlib.sha256(built.read_bytes()).hexdigest()
         return plain.read_text() == text and self.expected.setdefault(which, digest) == digest
@@ -72,13 +70,15 @@ def build(sources: list[Path]) -> None:
     Raises OSError, CalledProcessError.
     """
     for path in sources:
-        built = path.with_suffix(".o")
-        environment = {**os.environ, "TMPDIR": str(path.parent)}
-        subprocess.run(
-            ["gcc", "-O1", "-c", str(path), "-o", str(built)], check=True, capture_output=True, env=environment
-        )
+        _gcc(path, {**os.environ, "TMPDIR": str(path.parent)})
     for path in sources:
         forget(path.with_suffix(".o"))
+
+
+def _gcc(path: Path, environment: dict[str, str] | None = None) -> None:
+    """Compile a source to an object beside it. Raises OSError, CalledProcessError."""
+    argv = ["gcc", "-O1", "-c", path.name, "-o", path.with_suffix(".o").name]
+    subprocess.run(argv, check=True, capture_output=True, cwd=path.parent, env=environment)
 
 
 def main() -> None:

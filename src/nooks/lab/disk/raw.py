@@ -104,7 +104,7 @@ class Work:
         self, path: Path, seed: int, tell: Callable[[dict[str, Any]], None] = say, *, reads_only: bool = False
     ) -> None:
         self._tell = tell
-        blocks = _size_of(path) // BLOCK // THREADS
+        blocks = size_of(path) // BLOCK // THREADS
         kind = Reader if reads_only else Writer
         self._parts = [kind(path, index * blocks, blocks, seed) for index in range(THREADS)]
         self._meter = Meter(time.time())
@@ -155,7 +155,7 @@ def runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
             start = end
 
 
-def _size_of(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Of a file or block device, in bytes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

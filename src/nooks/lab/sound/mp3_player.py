@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import tempfile
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,7 @@ async def _play(music: Path, server: str, sink: str, folder: Path, seconds: floa
     """mpg123 from its start to its end. Raises NooksError if it complains, or doesn't end."""
     said = folder / "mpg123.said"
     env = {**os.environ, "PULSE_SERVER": server, "PULSE_COOKIE": str(folder / "cookie")}
-    window, began = Window(of_machine()), time.monotonic()
+    window = Window(of_machine())
     window.begin()
     with said.open("wb") as file:
         process = spawn(
@@ -154,4 +153,4 @@ async def _play(music: Path, server: str, sink: str, folder: Path, seconds: floa
         raise NooksError(f"mpg123 has not played {seconds:.0f} s of music within {PATIENCE * seconds:.0f} s")
     if process.returncode or complaint:
         raise NooksError(f"mpg123 ended with {process.returncode}: {complaint}")
-    return Played(time.monotonic() - began, window.cores)
+    return Played(window.seconds, window.cores)
