@@ -388,3 +388,4 @@ def test_what_a_domain_does_next_while_it_is_let_run(
     board.loop.turn(1.0)
     reply_bytes = protocol.READ_REPLY.size + 4
     assert len(client.socket.recv(4096)) == answered * reply_bytes
+    assert len(following) == 2 - answered
