@@ -77,10 +77,11 @@ test-lab: setup ## all of the tests with real devices, on emulated PCs: more tha
 	$(AS_ROOT) $(LAB) $(LAB_DISKS) -- $(IN_LAB) tests/lab/test_attach_disks.py
 	$(AS_ROOT) $(LAB) $(LAB_GROUP) -- $(IN_LAB) tests/lab/test_refusals.py tests/lab/test_devices.py
 	$(AS_ROOT) $(LAB) --no-iommu --device e1000 -- $(IN_LAB) tests/lab/test_refusals.py
-	$(AS_ROOT) $(LAB) -- $(IN_LAB) tests/lab/test_endpoint_nbd.py
+	$(AS_ROOT) $(LAB) -- $(IN_LAB) tests/lab/test_endpoint_disk.py
 	$(AS_ROOT) $(LAB) --device AC97 --device usb-audio -- $(IN_LAB) tests/lab/test_sound.py
 	$(AS_ROOT) $(LAB) --device model:3c905b --device model:epic100 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
 	$(AS_ROOT) $(LAB) --kernel trixie --device e1000 -- $(IN_LAB) tests/lab/test_attach.py -m lab_short
+	$(AS_ROOT) $(LAB) --kernel trixie -- $(IN_LAB) tests/lab/test_endpoint_disk.py
 
 complexity: setup ## lines per room and class, beside the papers' figures
 	$(BIN)/python -m nooks.lab.complexity

@@ -29,7 +29,7 @@ from nooks.xpc.block import (
 
 
 class FakeFront:
-    """Requests are put in by ``ask``; answers come out by ``answers``."""
+    """Requests are put in by ``ask``; answers come out by ``answer_to``, no earlier than they are settled."""
 
     def __init__(self) -> None:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
@@ -37,6 +37,7 @@ class FakeFront:
         self._answers: dict[int, tuple[int, bytes]] = {}
         self._answered = threading.Condition()
         self._handles = 0
+        self._unsent: dict[int, tuple[int, bytes]] = {}
         self.gone = False
         self.twice: list[int] = []
 
@@ -65,10 +66,15 @@ class FakeFront:
         return arrival
 
     def answer(self, handle: int, error: int, data: memoryview | None = None) -> None:
+        if handle in self._answers or handle in self._unsent:
+            self.twice.append(handle)
+        self._unsent[handle] = (error, bytes(data or b""))
+
+    def settle(self) -> None:
+        assert threading.current_thread().name == "block data"
         with self._answered:
-            if handle in self._answers:
-                self.twice.append(handle)
-            self._answers[handle] = (error, bytes(data or b""))
+            self._answers |= self._unsent
+            self._unsent.clear()
             self._answered.notify_all()
 
     def answer_to(self, handle: int, within_seconds: float = 10.0) -> tuple[int, bytes]:

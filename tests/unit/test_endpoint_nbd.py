@@ -12,11 +12,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from nooks.endpoint import disk, nbd_control, netlink
+from nooks.endpoint import disk, nbd_control, netlink, ublk_control
 from nooks.endpoint.front import FrontGone
 from nooks.endpoint.fuse_disk import FuseDisk
 from nooks.endpoint.nbd import HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, NbdFront
 from nooks.endpoint.nbd_disk import NbdDisk
+from nooks.endpoint.ublk_disk import UblkDisk
 from nooks.xpc.block import DISCARD, FLUSH, READ, REQUEST_BYTES_MAX, WRITE, ZERO
 
 SIZE = 8 << 20
@@ -232,22 +233,26 @@ def test_a_device_that_has_become_another_s_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("release", "has_nbd", "expected"),
+    ("release", "has", "expected"),
     [
-        ("6.9.0", True, "fuse"),
-        ("6.18.44-x", False, "fuse"),
-        ("6.1.0-56-amd64", True, "nbd"),
-        ("6.1.0-56-amd64", False, "fuse-without-resend"),
+        ("6.12.0", {"nbd", "ublk"}, "ublk"),
+        ("6.9.0", {"nbd"}, "fuse"),
+        ("6.18.44-x", set[str](), "fuse"),
+        ("6.1.0-56-amd64", {"nbd"}, "nbd"),
+        ("6.1.0-56-amd64", set[str](), "fuse-without-resend"),
     ],
 )
 def test_the_endpoint_is_one_that_outlives_the_supervisor(
-    monkeypatch: pytest.MonkeyPatch, release: str, has_nbd: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, release: str, has: set[str], expected: str
 ) -> None:
-    monkeypatch.setattr(disk.os, "uname", lambda: type("", (), {"release": release}))
-    monkeypatch.setattr(nbd_control, "is_there", Mock(return_value=has_nbd))
+    monkeypatch.setattr(os, "uname", lambda: type("", (), {"release": release}))
+    monkeypatch.setattr(nbd_control, "is_there", Mock(return_value="nbd" in has))
+    monkeypatch.setattr(ublk_control, "is_there", Mock(return_value="ublk" in has))
+    monkeypatch.setattr(UblkDisk, "create", Mock(return_value="ublk"))
     monkeypatch.setattr(FuseDisk, "create", Mock(return_value="fuse"))
     assert disk.kind() == expected
-    made = disk.create(SIZE, read_only=False)
+    made = disk.create("disk0", SIZE, removable=False)
+    assert disk.kind(removable=True) != "ublk"
     assert isinstance(made, NbdDisk) == (expected == "nbd")
     if isinstance(made, NbdDisk):
         made.close()

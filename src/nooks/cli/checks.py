@@ -250,13 +250,17 @@ def disk_endpoint() -> Iterator[Check]:
     from nooks.endpoint import disk as endpoints
 
     kind = endpoints.kind(load=False)
-    if kind == "fuse":
+    if kind == "ublk":
+        yield Check(
+            "disk endpoint", "ok", "a userspace block device (ublk); of a drive with media a loop device or nbd"
+        )
+    elif kind == "fuse":
         yield Check("disk endpoint", "ok", "a loop device on FUSE")
     elif kind == "nbd":
         yield Check("disk endpoint", "ok", "a network block device (this kernel's FUSE would not outlive a supervisor)")
     else:
         told = "a loop device on FUSE: what is under way when a supervisor is killed waits for ever"
-        yield Check("disk endpoint", "warn", told, "modprobe nbd, or Linux 6.9 or newer")
+        yield Check("disk endpoint", "warn", told, "modprobe ublk_drv or nbd, or Linux 6.9 or newer")
 
 
 LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (

@@ -34,5 +34,9 @@ class Front(Protocol):
         ...
 
     def answer(self, handle: Any, error: int, data: memoryview | None = None) -> None:  # noqa: ANN401
-        """Answer a request with an errno, or 0 and the ``data`` that a read brought."""
+        """Answer a request with an errno, or 0 and the ``data`` of a read; sent by ``settle`` at the latest."""
+        ...
+
+    def settle(self) -> None:
+        """Send what was answered. For the thread that receives, before it waits. Raises FrontGone."""
         ...

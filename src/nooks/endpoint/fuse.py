@@ -128,6 +128,9 @@ class FuseFile:
         else:
             self._reply(handle, 0, b"")
 
+    def settle(self) -> None:
+        """See Front: nothing is held back."""
+
     def _reply(self, unique: int, error: int, data: bytes | memoryview) -> None:
         _ANSWER.pack_into(self._out, 0, _ANSWER.size + len(data), -error, unique)
         self._send((self._out_answer, data))

@@ -56,6 +56,9 @@ class FuseDisk:
             os.close(self._mounted)
             self._mounted = -1
 
+    def resume(self) -> None:
+        """An adopted one's requests have come again already."""
+
     @property
     def is_published(self) -> bool:
         """Whether there is a device."""

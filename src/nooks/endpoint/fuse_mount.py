@@ -3,12 +3,12 @@
 It goes with its last open file. The new mount interface makes that possible (fsopen(2), since Linux 5.2).
 """
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 
 from nooks.host.errors import MachineError
+from nooks.host.syscalls import call
 from nooks.xpc.block import REQUEST_BYTES_MAX
 
 DEVICE = Path("/dev/fuse")
@@ -20,8 +20,6 @@ _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _CLOEXEC = 1
 _SET_STRING, _CREATE = 1, 6
 _ROOT_MODE = "40000"
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_device() -> int:
@@ -57,20 +55,12 @@ def open_file(mounted: int, name: str, *, read_only: bool) -> int:
 
 
 def _mount(descriptor: int) -> int:
-    context = _call(_FSOPEN, b"fuse", _CLOEXEC)
+    context = call(_FSOPEN, b"fuse", _CLOEXEC)
     try:
         options = {"fd": descriptor, "rootmode": _ROOT_MODE, "user_id": os.geteuid(), "group_id": os.getegid()}
         for key, value in (*options.items(), ("max_read", REQUEST_BYTES_MAX)):
-            _call(_FSCONFIG, context, _SET_STRING, key.encode(), str(value).encode(), 0)
-        _call(_FSCONFIG, context, _CREATE, None, None, 0)
-        return _call(_FSMOUNT, context, _CLOEXEC, 0)
+            call(_FSCONFIG, context, _SET_STRING, key.encode(), str(value).encode(), 0)
+        call(_FSCONFIG, context, _CREATE, None, None, 0)
+        return call(_FSMOUNT, context, _CLOEXEC, 0)
     finally:
         os.close(context)
-
-
-def _call(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result

@@ -104,6 +104,9 @@ class NbdFront:
         except OSError:
             return  # nobody waits for it any more
 
+    def settle(self) -> None:
+        """See Front: nothing is held back."""
+
     def close(self) -> None:
         """Let go of the connection. Again is harmless."""
         self._connection.close()

@@ -68,6 +68,9 @@ class NbdDisk:
         with contextlib.suppress(ProcessError):  # a CD without a medium has none
             _blockdev("--rereadpt", self._path)
 
+    def resume(self) -> None:
+        """An adopted one's requests have come again already."""
+
     @property
     def is_published(self) -> bool:
         """Whether there is a device."""

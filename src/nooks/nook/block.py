@@ -121,6 +121,8 @@ class BlockSide:
             self._serve(state)
             await asyncio.to_thread(self._endpoint.publish, self._spec.name, state.sector_bytes)
             self._ledger.record(state=state.to_payload(), device=str(self._endpoint.path))
+        else:
+            await asyncio.to_thread(self._endpoint.resume)
         link = nook_dir(self._spec.name) / BLOCK_DEVICE
         link.unlink(missing_ok=True)
         link.symlink_to(self._endpoint.path)

@@ -10,8 +10,8 @@ import os
 import select
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from errno import EIO
 from time import monotonic
 from typing import Any
@@ -21,7 +21,7 @@ import structlog
 from nooks.endpoint.front import Front, FrontGone
 from nooks.nook.block_doubts import MISMATCHES, HeldErrors
 from nooks.nook.block_link import SMALL_BYTES, Link
-from nooks.nook.block_listener import NAMES, WAITING, Listener, facts_of
+from nooks.nook.block_listener import NAMES, WAITING, Finished, Listener, facts_of
 from nooks.shadow.integrity import IntegrityMap
 from nooks.shadow.requests import Answer, Request, RequestLog
 from nooks.shadow.write_log import WriteLog
@@ -57,8 +57,7 @@ class DataPath:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wake, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="block data", daemon=True)
-        self.counts = [0, 0, 0, 0, 0, 0]
-        self.bytes_moved = [0, 0]
+        self._finished = Finished()
 
     def start(self, listener: Listener) -> None:
         """Begin, without a driver and without an endpoint."""
@@ -70,7 +69,7 @@ class DataPath:
 
         ``doubting``: a request's first error is no answer yet.
         """
-        with self._lock:
+        with self._from_the_loop():
             self._front = front
             self._integrity = integrity
             self._doubts.wanted = doubting
@@ -86,7 +85,7 @@ class DataPath:
 
     def lose(self, *, counts: bool) -> None:
         """The driver is gone: nothing more is heard of it. ``counts``: it died by itself."""
-        with self._lock:
+        with self._from_the_loop():
             self._disconnect()
             for answer in self._log.lose(counts=counts):
                 self._refuse(answer, "deterministic")
@@ -114,7 +113,7 @@ class DataPath:
 
     def give_up(self) -> None:
         """Answer whatever waits, and whatever comes, with an error, until there is a driver again."""
-        with self._lock:
+        with self._from_the_loop():
             self._given_up = True
             self._fail_waiting()
 
@@ -125,7 +124,7 @@ class DataPath:
 
     def believe(self) -> None:
         """The errors that are doubted are the device's own: answer with them."""
-        with self._lock:
+        with self._from_the_loop():
             for request, error in self._doubts.release():
                 self._finish(request, error, None)
             self._issue()
@@ -140,10 +139,7 @@ class DataPath:
     def facts(self) -> dict[str, Any]:
         """Figures for ``status`` and ``metrics``."""
         with self._lock:
-            return {
-                "requests": dict(zip(NAMES.values(), self.counts, strict=False)),
-                "read_bytes": self.bytes_moved[READ],
-                "written_bytes": self.bytes_moved[WRITE],
+            return self._finished.facts() | {
                 "outstanding": len(list(self._log.issued)) + len(list(self._log.waiting)),
                 "unflushed_writes": self._log.kept,
                 "unflushed_bytes": self._log.kept_bytes,
@@ -160,6 +156,14 @@ class DataPath:
             self._thread.join()
         self._poll.close()
         os.close(self._wake)
+
+    @contextmanager
+    def _from_the_loop(self) -> Generator[None]:
+        """The lock; and what was answered meanwhile is for the thread to send."""
+        with self._lock:
+            yield
+            if not self._ending:
+                os.eventfd_write(self._wake, 1)
 
     # -- the thread --------------------------------------------------------------------------------------------
 
@@ -192,6 +196,8 @@ class DataPath:
             elif descriptor == self._wake:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
+        if front is not None:
+            front.settle()
         if self._paused:
             self._look_for_room()
         self._issue()
@@ -322,9 +328,7 @@ class DataPath:
         return True
 
     def _finish(self, request: Request, error: int, data: memoryview | None, *, refused: bool = True) -> None:
-        self.counts[request.operation] += 1
-        if request.operation <= WRITE:
-            self.bytes_moved[request.operation] += request.length
+        self._finished.count(request)
         self._answer(self._log.finish(request.number, error), data)
         if refused:
             facts = facts_of(request, error=error)
@@ -383,7 +387,7 @@ class DataPath:
         replayed = self._replayed
         if replayed is not None and self._log.replayed:
             self._replayed = None
-            self._loop.call_soon_threadsafe(_resolve, replayed)
+            self._loop.call_soon_threadsafe(lambda: replayed.done() or replayed.set_result(None))
 
     def _tell_refused(self, request: Request, why: str) -> None:
         facts = facts_of(request)
@@ -392,8 +396,3 @@ class DataPath:
     def _tell(self, what: Callable[[Listener], None]) -> None:
         if self._listener is not None:
             self._loop.call_soon_threadsafe(what, self._listener)
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

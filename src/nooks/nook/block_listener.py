@@ -20,6 +20,25 @@ WAITING: Mapping[int, str] = {
 """As the shadow calls what waits for a driver."""
 
 
+class Finished:
+    """How many requests came to their end, by operation, and the bytes that were read and written."""
+
+    def __init__(self) -> None:
+        self._requests = dict.fromkeys(NAMES, 0)
+        self._bytes = {READ: 0, WRITE: 0}
+
+    def count(self, request: Request) -> None:
+        """One more."""
+        self._requests[request.operation] += 1
+        if request.operation in self._bytes:
+            self._bytes[request.operation] += request.length
+
+    def facts(self) -> dict[str, Any]:
+        """Figures for ``status`` and ``metrics``."""
+        requests = {NAMES[operation]: count for operation, count in self._requests.items()}
+        return {"requests": requests, "read_bytes": self._bytes[READ], "written_bytes": self._bytes[WRITE]}
+
+
 class Listener(Protocol):
     """What the event loop is told."""
 

@@ -9,7 +9,6 @@ import structlog
 from nooks.device.medium import adopt_medium
 from nooks.endpoint import disk
 from nooks.endpoint.fuse_disk import FuseDisk
-from nooks.endpoint.nbd_disk import NbdDisk
 from nooks.host.errors import StateError
 from nooks.image import native
 from nooks.nook.block_link import Link
@@ -69,7 +68,7 @@ def make(spec: Spec, ledger: Ledger) -> Parts:
     """For a new nook. Raises NooksError; nothing is left then."""
     tray = Tray(spec, ledger, None if spec.real else open_first(spec))
     try:
-        endpoint = disk.create(tray.size_bytes, read_only=is_removable(spec))
+        endpoint = disk.create(spec.name, tray.size_bytes, removable=is_removable(spec))
     except BaseException:
         tray.close()
         raise
@@ -89,11 +88,7 @@ def adopt(spec: Spec, ledger: Ledger) -> Parts:
     state = BlockState.parse({key: value for key, value in facts["state"].items() if key != "class"})
     medium = adopt_medium(ledger.take(MEDIUM), int(facts["size_bytes"])) if MEDIUM in held else None
     size, path = state.size_bytes, Path(facts["device"])
-    endpoint = (
-        NbdDisk.adopt(path, spec.name, size, read_only=state.read_only)
-        if disk.is_nbd(path)
-        else FuseDisk.adopt(ledger.take(FUSE), path, spec.name, size, read_only=state.read_only)
-    )
+    endpoint = disk.adopt(path, spec.name, size, read_only=state.read_only, connection=lambda: ledger.take(FUSE))
     store, kept = WriteLog.adopt(ledger.take(WRITES))
     links = {
         bay: Link(*(ledger.take(f"{kind}{bay}") for kind in (DATA, BELL, REGION)), astray=True)

@@ -80,11 +80,10 @@ def remove_namespace(name: str) -> None:
 
 def detach_block_device(name: str) -> None:
     """Take away a dead block nook's device, which nobody serves any more. Raises NooksError."""
-    link = nook_dir(name) / BLOCK_DEVICE
-    if link.is_symlink():
-        from nooks.endpoint import disk
+    from nooks.endpoint import disk
 
-        disk.detach_left(link.readlink(), name)
+    link = nook_dir(name) / BLOCK_DEVICE
+    disk.detach_left(link.readlink() if link.is_symlink() else None, name)
 
 
 def give_back_device(name: str) -> None:

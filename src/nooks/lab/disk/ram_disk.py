@@ -8,9 +8,10 @@ import mmap
 import select
 import signal
 import threading
+from typing import get_args
 
-from nooks.endpoint.front import FrontGone
-from nooks.endpoint.fuse_disk import FuseDisk
+from nooks.endpoint.disk import Kind, kind, make
+from nooks.endpoint.front import Front, FrontGone
 from nooks.lab.meter import say
 from nooks.xpc.block import READ, REQUEST_BYTES_MAX, WRITE
 
@@ -18,8 +19,8 @@ from nooks.xpc.block import READ, REQUEST_BYTES_MAX, WRITE
 class RamDisk:
     """Answers the endpoint's requests from memory, with the one copy that safety needs for each."""
 
-    def __init__(self, disk: FuseDisk, size_bytes: int) -> None:
-        self._front = disk.front
+    def __init__(self, front: Front, size_bytes: int) -> None:
+        self._front = front
         self._data = memoryview(mmap.mmap(-1, size_bytes))
         self._space = memoryview(bytearray(REQUEST_BYTES_MAX))
 
@@ -29,6 +30,7 @@ class RamDisk:
         poll.register(self._front.fileno(), select.EPOLLIN)
         try:
             while True:
+                self._front.settle()
                 poll.poll()
                 while self._one():
                     pass
@@ -54,11 +56,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="nooks.lab.disk.ram_disk")
     parser.add_argument("--name", required=True)
     parser.add_argument("--size-bytes", type=int, required=True)
+    parser.add_argument("--endpoint", choices=get_args(Kind), help="without it the one that a nook's disk gets here")
     options = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    disk = FuseDisk.create(options.size_bytes, read_only=False)
+    disk = make(options.endpoint or kind(), options.name, options.size_bytes, read_only=False)
     try:
-        threading.Thread(target=RamDisk(disk, options.size_bytes).serve, daemon=True).start()
+        threading.Thread(target=RamDisk(disk.front, options.size_bytes).serve, daemon=True).start()
         disk.publish(options.name, 512)
         say({"event": "ready", "path": str(disk.path)})
         signal.sigwait({signal.SIGTERM, signal.SIGINT})

@@ -1,6 +1,6 @@
-"""A disk on a machine whose FUSE does not outlive a supervisor: its endpoint is a network block device.
+"""A disk's endpoints that only a lab machine's kernels have: Debian 12's network block device, Debian 13's ublk.
 
-In a lab machine: nooks lab run -- .venv/bin/pytest tests/lab/test_endpoint_nbd.py
+In a lab machine: nooks lab run [--kernel trixie] -- .venv/bin/pytest tests/lab/test_endpoint_disk.py
 """
 
 import os
@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from nooks.endpoint import disk as endpoints
-from nooks.endpoint import nbd_control
+from nooks.endpoint import nbd_control, ublk_control
 from nooks.endpoint.fuse_disk import file_name
+from nooks.endpoint.loop import LoopDevice
+from nooks.host.paths import nook_dir
+from nooks.nook.claims import BLOCK_DEVICE
 from tests.lab.conftest import DEVICES, Nook, nooks, ok, run
 from tests.lab.test_attach_disks import Load
 
@@ -23,8 +26,17 @@ SIZE = 256 << 20
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(not DEVICES.exists(), reason="not inside a lab machine ('nooks lab run')"),
-    pytest.mark.skipif(endpoints.kind(load=False) != "nbd", reason="this kernel's FUSE outlives a supervisor"),
+    pytest.mark.skipif(endpoints.kind(load=False) not in ("ublk", "nbd"), reason="this kernel has neither"),
 ]
+
+
+def is_ours(device: Path) -> bool:
+    """Whether the kernel still has the block device of the nook ``disk``, or one of ``drive``."""
+    if endpoints.is_ublk(device):
+        return ublk_control.is_named(ublk_control.number_of(device), file_name("disk"))
+    if endpoints.is_nbd(device):
+        return nbd_control.owner(device) in (file_name("disk"), file_name("drive"))
+    return LoopDevice(device, file_name("drive")).is_ours
 
 
 @pytest.fixture
@@ -45,8 +57,8 @@ def the_keeper() -> int:
 
 
 def test_a_disk_outlives_driver_and_supervisor(device: Path, tmp_path: Path) -> None:
-    assert endpoints.is_nbd(device)
-    assert nbd_control.owner(device) == file_name("disk")
+    assert {"nbd": endpoints.is_nbd, "ublk": endpoints.is_ublk}[endpoints.kind()](device)
+    assert is_ours(device)
     nook = Nook("disk")
     with Load(device) as load:
         for how in ("kill", "panic"):
@@ -76,11 +88,16 @@ def test_a_disk_outlives_driver_and_supervisor(device: Path, tmp_path: Path) -> 
         run("umount", str(place))
     run("e2fsck", "-fn", str(device))
     ok("stop", "disk")
-    assert nbd_control.owner(device) == ""
+    assert not is_ours(device)
 
 
-def test_a_supervisor_and_keeper_that_died_leave_nothing(device: Path) -> None:
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "not-yet-noted"])
+def test_a_supervisor_and_keeper_that_died_leave_nothing(device: Path, noted: bool) -> None:
+    if not noted and not endpoints.is_ublk(device):
+        pytest.skip("the device is gone with whoever had made it")
     status = ok("status", "disk")
+    if not noted:
+        (nook_dir("disk") / BLOCK_DEVICE).unlink()
     for pid in (status["pid"], the_keeper()):
         os.kill(pid, signal.SIGKILL)
     reader = subprocess.Popen(
@@ -89,7 +106,7 @@ def test_a_supervisor_and_keeper_that_died_leave_nothing(device: Path) -> None:
     time.sleep(1)
     ok("stop", "disk", "--force")
     assert reader.wait(60) != 0
-    assert nbd_control.owner(device) == ""
+    assert not is_ours(device)
 
 
 def test_a_medium_is_changed(tmp_path: Path) -> None:
@@ -106,4 +123,4 @@ def test_a_medium_is_changed(tmp_path: Path) -> None:
         ok("stop", "drive")
     finally:
         nooks("stop", "drive", "--force")
-    assert nbd_control.owner(device) == ""
+    assert not is_ours(device)
