@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nooks.host.errors import MachineError
-from nooks.lab import bed, bench_network, demo_network
+from nooks.lab import bed, bench_network, demo_network, leaks
 from nooks.lab.bare_guest import libraries
 from nooks.lab.bench_network import Figure
 from nooks.lab.by_hand import arguments_of
@@ -185,11 +185,17 @@ def test_host_health_sees_a_new_taint() -> None:
 
 def test_leaks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOOKS_RUN_DIR", str(tmp_path))
+    blocks = tmp_path / "blocks"
+    monkeypatch.setattr(leaks, "BLOCK_DEVICES", blocks)
     before = Picture.now()
     (tmp_path / "forgotten").write_text("")
+    for device, name in (("loop7/loop/backing_file", "/nooks-disk (deleted)"), ("loop8/loop/backing_file", "/other")):
+        (blocks / device).parent.mkdir(parents=True)
+        (blocks / device).write_text(f"{name}\n")
     with Path("/dev/null").open():
         left = Picture.now().left_since(before)
     assert f"files: {tmp_path}/forgotten" in left
+    assert [line for line in left if line.startswith("disks")] == ["disks: loop7 /nooks-disk (deleted)"]
     assert any(line.endswith("/dev/null") for line in left)
 
 

@@ -15,6 +15,7 @@ from nooks.lab.processes import all_pids, command_line
 _MARKS = ("nooks.", "qemu-system", "slirp4netns", "iperf3")
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 _CGROUPS = Path("/sys/fs/cgroup")
+BLOCK_DEVICES = Path("/sys/block")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Picture:
     namespaces: frozenset[str]
     cgroups: frozenset[str]
     mounts: frozenset[str]
+    disks: frozenset[str]
     files: frozenset[str]
     descriptors: frozenset[str]
 
@@ -38,6 +40,7 @@ class Picture:
             namespaces=frozenset(_names(Path("/run/netns"))),
             cgroups=frozenset(str(path) for path in _CGROUPS.rglob("*nook*") if path.is_dir()),
             mounts=frozenset(_words(Path("/proc/self/mounts"), 1)),
+            disks=frozenset(_disks()),
             files=frozenset(_files()),
             descriptors=frozenset(_descriptors()),
         )
@@ -56,6 +59,19 @@ def _processes() -> Iterable[str]:
         words = command_line(pid)
         if pid != os.getpid() and any(mark in word for word in words for mark in _MARKS):
             yield f"{pid} {' '.join(words)[:200]}"
+
+
+def _disks() -> Iterable[str]:
+    """Block devices of nooks: ublk's, and those whose file or server is called after one."""
+    yield from (name for name in _names(Path("/dev")) if name.startswith("ublkc"))
+    for device in _names(BLOCK_DEVICES):
+        for file in ("loop/backing_file", "backend"):
+            try:
+                name = (BLOCK_DEVICES / device / file).read_text()
+            except OSError:  # it is no such device, or not in use
+                continue
+            if "nooks-" in name:
+                yield f"{device} {name.strip()}"
 
 
 def _files() -> Iterable[str]:
