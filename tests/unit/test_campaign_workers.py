@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 from tests.unit.campaign_records import order
 from tests.unit.fake_numbers import DIES, HANGS, LINGERS, TALKS
 
+from nooks.lab import processes
 from nooks.lab.campaign import hands as hands_module
+from nooks.lab.campaign import sweep as sweep_module
 from nooks.lab.campaign.hands import Hands
 from nooks.lab.campaign.order import Order, Record
 from nooks.lab.campaign.pools import LocalPool
@@ -65,6 +70,30 @@ def test_what_a_dead_worker_started_ends_with_it(hands: Hands) -> None:
     while any(command_line(pid) == ["sleep", f"300.{os.getpid()}"] for pid in all_pids()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_process_that_is_just_being_started_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While execve(2) lays out a program's memory, nobody sees its environment."""
+    token = token_hex(16)
+    process = subprocess.Popen(["sleep", "300"], env={sweep_module.TOKEN: token})
+    looks = 0
+
+    def environment(pid: int) -> bytes:
+        nonlocal looks
+        looks += pid == process.pid
+        return b"" if pid == process.pid and looks < 3 else processes.environment(pid)
+
+    def words(pid: int) -> list[str]:
+        return [] if pid == process.pid and looks < 3 else processes.command_line(pid)
+
+    monkeypatch.setattr(sweep_module, "environment", environment)
+    monkeypatch.setattr(sweep_module, "command_line", words)
+    try:
+        sweep_module.sweep(token, {})
+        assert process.wait(5) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
 
 
 def collected(pool: LocalPool, orders: list[Order], stop_after: int | None = None) -> list[tuple[Order, Record]]:

@@ -39,11 +39,28 @@ def pss_bytes(pid: int) -> dict[str, int]:
 
 
 def command_line(pid: int) -> list[str]:
-    """The words of a process's command line; none if it is gone or a kernel thread."""
+    """The words of a process's command line; none if it is gone or a kernel thread, or in the midst of execve(2)."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0")
     except OSError:
         return []
+    return text.split("\0") if text else []
+
+
+def environment(pid: int) -> bytes:
+    """What a process was started with, NUL after each; empty as of ``command_line``, or if it is not ours to see."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def runs_a_program(pid: int) -> bool:
+    """Whether it is no kernel thread, and not dead."""
+    try:
+        return bool(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return False
 
 
 def all_pids() -> list[int]:

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nooks.host.errors import NooksError
+from nooks.host.pace import slowness
 from nooks.host.paths import nook_dir
 from nooks.host.process import run, send_signal
-from nooks.lab.processes import all_pids
+from nooks.lab.processes import all_pids, command_line, environment, runs_a_program
 from nooks.lab.workers import python
 from nooks.nook import leftovers
 
 TOKEN = "NOOKS_LAB_WORKER"
 """This variable tells a worker's descendants from everybody else's processes."""
 _END_SECONDS = 10.0
+_START_SECONDS = 1.0
 _STOP_SECONDS = 60.0
 
 Remains = Mapping[str, Sequence[str]]
@@ -26,9 +28,9 @@ Remains = Mapping[str, Sequence[str]]
 def sweep(token: str, remains: Remains) -> None:
     """End and remove all of it. Raises NooksError if something doesn't go."""
     mark = f"{TOKEN}={token}".encode()
-    deadline = time.monotonic() + _END_SECONDS
-    while descendants := [pid for pid in all_pids() if _carries(pid, mark)]:
-        if time.monotonic() > deadline:
+    began = time.monotonic()
+    while (descendants := [pid for pid in all_pids() if _carries(pid, mark)]) or _one_starts(began):
+        if time.monotonic() > began + _END_SECONDS:
             raise NooksError(f"processes {descendants} of a dead worker don't end", "end them by hand")
         for pid in descendants:
             _kill(pid, mark)
@@ -49,10 +51,17 @@ def sweep(token: str, remains: Remains) -> None:
 
 
 def _carries(pid: int, mark: bytes) -> bool:
-    try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+    return mark in environment(pid).split(b"\0")
+
+
+def _one_starts(began: float) -> bool:
+    """Whether a process is in the midst of execve(2), when its environment can't be seen: it may be a descendant.
+
+    Whoever started it may be dead already, since it is told of success a little earlier.
+    """
+    if time.monotonic() > began + _START_SECONDS * slowness():
+        return False  # then there is one that really has none
+    return any(runs_a_program(pid) and not environment(pid) and not command_line(pid) for pid in all_pids())
 
 
 def _kill(pid: int, mark: bytes) -> None:
