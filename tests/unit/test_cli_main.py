@@ -65,6 +65,7 @@ def nooks(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["bench", "transfer", "--bytes", "0"], 2, "--bytes"),
         (["bench", "block", "--erase"], 2, "--attach"),
         (["bench", "block", "--attach", "sda", "--movers"], 2, "--movers"),
+        (["bench", "block", "--endpoints", "--movers"], 2, "--rounds"),
         (["demo", "opera"], 2, "'opera'"),
         (["drivers", "--class", "video"], 2, "'video'"),
     ],

@@ -173,24 +173,34 @@ def bench_block(
     erase: Annotated[
         bool, typer.Option("--erase", help="With --attach: write over the disk although there is something on it.")
     ] = False,
+    endpoints: Annotated[
+        bool,
+        typer.Option("--endpoints", help="Instead, each kind of block device that a nook could have here."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compare a nook's disk with the same disk used inside a virtual machine, and with its own endpoint's limit.
 
     With --attach a real disk, with the host's own driver and in a nook in turn, also by a compiler. What is on it is
-    lost.
+    lost. With --endpoints no nook: what the kinds of block device reach over memory.
     """
     if attach is not None and (driver is not None or movers or checksums):
         raise InputError("--attach excludes --driver, --movers and --checksums", "a real disk's driver is the host's")
     if erase and attach is None:
         raise InputError("--erase is of a real disk", "give it with --attach")
+    if endpoints and (attach is not None or driver is not None or movers or checksums):
+        raise InputError("--endpoints goes with --rounds alone", "there is no driver and no nook in it")
     options = {"driver": driver, "rounds": rounds, "integrity": integrity, "movers": movers, "checksums": checksums}
-    result = _run("nooks.lab.bench_block", options | {"json": json, "attach": attach, "erase": erase})
-    columns = ("name", "unit", "baseline", "native", "nook", "ratio")
-    columns += () if attach else ("endpoint_over_ram",)
-    columns += ("cpu_native", "cpu_nook")
-    columns += ("python_mover", "python_mover_ratio") if movers else ()
-    columns += ("without_checksums", "checksums_ratio") if checksums else ()
+    options |= {"attach": attach, "erase": erase, "endpoints": endpoints}
+    result = _run("nooks.lab.bench_block", options | {"json": json})
+    if endpoints:
+        columns = tuple(result["benchmarks"][0])
+    else:
+        columns = ("name", "unit", "baseline", "native", "nook", "ratio")
+        columns += () if attach else ("endpoint_over_ram",)
+        columns += ("cpu_native", "cpu_nook")
+        columns += ("python_mover", "python_mover_ratio") if movers else ()
+        columns += ("without_checksums", "checksums_ratio") if checksums else ()
     rows = [[row.get(column) for column in columns] for row in result["benchmarks"]]
     emit(result, as_json=json, text=lambda: table(columns, rows, empty="nothing was measured"))
 

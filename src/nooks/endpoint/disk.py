@@ -5,7 +5,7 @@ sends again what a dead server left unanswered since Linux 6.9; before, the netw
 With none of them FUSE serves, and what was under way when a supervisor was killed waits for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +22,25 @@ Disk = FuseDisk | NbdDisk | UblkDisk
 Kind = Literal["ublk", "fuse", "nbd", "fuse-without-resend"]
 
 
-def kind(*, removable: bool = False, load: bool = True) -> Kind:
-    """What this machine gets; modules for it are loaded, or only looked for. ``removable``: media come and go."""
+def offered(*, removable: bool = False, load: bool = True) -> Iterator[Kind]:
+    """What this machine has, the best first; modules for it are loaded, or only looked for.
+
+    ``removable``: media come and go.
+    """
     if not removable and ublk_control.is_there(load=load):
-        return "ublk"
-    if version() >= fuse_mount.RESEND_SINCE:
-        return "fuse"
-    return "nbd" if nbd_control.is_there(load=load) else "fuse-without-resend"
+        yield "ublk"
+    resends = version() >= fuse_mount.RESEND_SINCE
+    if resends:
+        yield "fuse"
+    if nbd_control.is_there(load=load):
+        yield "nbd"
+    if not resends:
+        yield "fuse-without-resend"
+
+
+def kind(*, removable: bool = False, load: bool = True) -> Kind:
+    """What a disk gets here, or a drive whose media come and go."""
+    return next(offered(removable=removable, load=load))
 
 
 def create(name: str, size_bytes: int, *, removable: bool) -> Disk:

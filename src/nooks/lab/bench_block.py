@@ -23,16 +23,15 @@ from nooks.lab import processor
 from nooks.lab.bed import own_logs
 from nooks.lab.bench_network import compare
 from nooks.lab.by_hand import arguments_of
-from nooks.lab.disk import attached
+from nooks.lab.disk import attached, bare
 from nooks.lab.disk.in_domain import guest_with
-from nooks.lab.disk.jobs import JOBS, Side, fio_on
+from nooks.lab.disk.jobs import Side, fio_on, in_turn
 from nooks.lab.disk.ram_disk_side import ram_disk
 from nooks.lab.disk.stage import disk_of
 from nooks.lab.figures import machine
 from nooks.lab.processes import family_of
 from nooks.lab.product import Product
 from nooks.lab.running import run_lab
-from nooks.lab.workloads import Figure
 
 DRIVER = "ide-disk"
 BASELINE = "in-domain"
@@ -67,11 +66,13 @@ def run(
     json: bool = False,
     attach: str | None = None,
     erase: bool = False,
+    endpoints: bool = False,
 ) -> dict[str, Any]:
     """Measure all sides in turn, each job on one after the other, and return CONTRACT's document with medians.
 
     With ``attach`` a real disk instead, by the host's driver and by a nook in turn; it is written over, which has to
-    be allowed by ``erase`` if there is anything on it.
+    be allowed by ``erase`` if there is anything on it. With ``endpoints`` the kinds of host endpoint that this machine
+    has, over memory, and no nook.
 
     Without ``integrity`` the nook compares no checksums. With ``movers`` another nook is a side, whose domain moves
     the data in Python as it would without a C compiler; with ``checksums`` one that compares none. Raises MachineError
@@ -81,6 +82,8 @@ def run(
     flag = "--integrity" if integrity else "--no-integrity"
     if attach is not None:
         return run_lab(attached.run(attach, rounds, console, flag, erase=erase))
+    if endpoints:
+        return run_lab(bare.run(rounds, console))
     if movers and native.find_compiler(ARCHITECTURE) is None:
         raise MachineError(
             "there is no C compiler, so the mover is Python anyway", f"apt-get install {native.PACKAGES}"
@@ -91,15 +94,7 @@ def run(
 
 async def _run(driver: str, rounds: int, variants: Sequence[str], console: Console, *flags: str) -> dict[str, Any]:
     async with _sides(driver, variants, *flags) as sides:
-        passes: dict[str, list[dict[str, Figure]]] = {side.name: [] for side in sides}
-        for number in range(rounds):
-            for side in sides:
-                passes[side.name].append({})
-            for job in JOBS:
-                for side in sides if number % 2 else reversed(sides):
-                    passes[side.name][-1][job] = await side.measure(job)
-                shown = ", ".join(f"{name} {each[-1][job].value:.0f}" for name, each in passes.items())
-                console.print(f"round {number + 1} of {rounds}, {job}: {shown} {passes['nook'][-1][job].unit}")
+        passes = await in_turn(sides, rounds, console.print)
     rows = compare(passes["nook"], passes[BASELINE], BASELINE)
     for row in rows:
         limits = [one[row["name"]].value for one in passes["endpoint"]]

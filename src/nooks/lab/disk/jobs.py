@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ JOBS: Mapping[str, tuple[str, str]] = {
     "write and fsync, 4 KiB": ("write", "--rw=randwrite --bs=4k --iodepth=1 --fsync=1"),
 }
 """By name: which of fio's figures counts, and its options."""
+
+Passes = dict[str, list[dict[str, Figure]]]
+"""By side, and for each round, the jobs' figures."""
 
 Fio = Callable[[str], Awaitable[dict[str, Any]]]
 """Runs fio with these options on a side's disk; what it prints as JSON."""
@@ -49,6 +52,20 @@ class Side:
         if "1 MiB" in job:
             return Figure(found["bw_bytes"] / 1e6, "MB/s", window.cores)
         return Figure(found["iops"], "IOPS", window.cores)
+
+
+async def in_turn(sides: Sequence[Side], rounds: int, tell: Callable[[str], None]) -> Passes:
+    """Each job on one side after the other, ``rounds`` times: the figures by side and round. Raises ProcessError."""
+    passes: Passes = {side.name: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            passes[side.name].append({})
+        for job in JOBS:
+            for side in sides if number % 2 else reversed(sides):
+                passes[side.name][-1][job] = await side.measure(job)
+            shown = ", ".join(f"{name} {each[-1][job].value:.0f}" for name, each in passes.items())
+            tell(f"round {number + 1} of {rounds}, {job}: {shown} {passes[sides[0].name][-1][job].unit}")
+    return passes
 
 
 def fio_on(device: Path) -> Fio:

@@ -16,9 +16,9 @@ class RamDiskSide(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def ram_disk(name: str, size_bytes: int) -> AsyncGenerator[RamDiskSide, None]:
-    """A block device over memory, for the block."""
-    command = python("nooks.lab.disk.ram_disk", "--name", name, "--size-bytes", size_bytes)
+async def ram_disk(name: str, size_bytes: int, *flags: str) -> AsyncGenerator[RamDiskSide, None]:
+    """A block device over memory, for the block; ``flags`` as of the program."""
+    command = python("nooks.lab.disk.ram_disk", "--name", name, "--size-bytes", size_bytes, *flags)
     async with worker("disk in memory", command) as running:
         await running.until_ready(30.0)
         yield RamDiskSide(Path(running.last["path"]), running.process.pid)

@@ -1,0 +1,55 @@
+"""``nooks bench block --endpoints``: fio on each kind of host endpoint that a disk could get here, over memory.
+
+What a nook's disk can't be quicker than, with this kernel.
+"""
+
+import contextlib
+import os
+import secrets
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from nooks.endpoint import disk
+from nooks.host.errors import MachineError
+from nooks.host.process import require
+from nooks.lab import processor
+from nooks.lab.disk.jobs import Passes, Side, fio_on, in_turn
+from nooks.lab.disk.ram_disk_side import ram_disk
+from nooks.lab.figures import machine
+
+SIZE_BYTES = 512 << 20
+
+
+async def run(rounds: int, console: Console) -> dict[str, Any]:
+    """Measure them in turn; return medians, and ratios of the one that a disk gets to each other. Raises NooksError."""
+    if os.geteuid() != 0:
+        raise MachineError("block devices need root", "run the command with sudo")
+    require("fio", "fio")
+    kinds = list(disk.offered())
+    async with contextlib.AsyncExitStack() as stack:
+        sides: list[Side] = []
+        for kind in kinds:
+            name = f"bare-{secrets.token_hex(2)}"
+            made = await stack.enter_async_context(ram_disk(name, SIZE_BYTES, "--endpoint", kind))
+            sides.append(Side(kind, fio_on(made.path), processor.of_processes([made.pid])))
+        passes = await in_turn(sides, rounds, console.print)
+    return {"rounds": rounds, "endpoints": kinds, "benchmarks": _rows(passes), "machine": machine()}
+
+
+def _rows(passes: Passes) -> list[dict[str, Any]]:
+    (first, ours), *others = passes.items()
+    rows: list[dict[str, Any]] = []
+    for name, figure in ours[0].items():
+        row: dict[str, Any] = {"name": name, "unit": figure.unit, first: _median([one[name].value for one in ours])}
+        for kind, theirs in others:
+            row[kind] = _median([one[name].value for one in theirs])
+            ratios = [one[name].value / other[name].value for one, other in zip(ours, theirs, strict=True)]
+            row[f"{first}/{kind}"] = _median(ratios)
+        rows.append(row)
+    return rows
+
+
+def _median(values: list[float]) -> float:
+    return round(median(values), 3)
