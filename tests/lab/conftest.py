@@ -34,7 +34,7 @@ NOTICED_AS = {
     "panic": {"panic"} | HANGS,
     "oops": {"oops", "panic"} | HANGS,
     "agent": {"panic", "exit"} | HANGS,
-    "leak": {"memory", "panic"} | HANGS,
+    "leak": {"memory", "panic", "no-progress"} | HANGS,  # a driver without memory for buffers moves nothing
     "hang": HANGS,
     "halt": HANGS,
     "silent": {"no-progress", "no-answer"},
