@@ -138,6 +138,40 @@ def test_who_had_to_wait_or_has_nothing_for_a_moment_catches_up(
     assert min(steady) - min(after) <= 0.005 * RATE
 
 
+@pytest.mark.parametrize("after_seconds", [0.0, 0.6])
+def test_a_driver_that_lets_its_card_run_dry_before_it_fails_costs_no_time(
+    by_clock: Studio, after_seconds: float
+) -> None:
+    """As one that hears no interrupts: it says that all was played, gets more, and says nothing any more."""
+    by_clock.begin()
+    by_clock.run(1.0)
+    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    by_clock.card.die()
+    by_clock.run(0.1)
+    by_clock.playback.report(by_clock.playback.tag, by_clock.log.index, 0, by_clock.time.now, 0)
+    by_clock.run(after_seconds)
+    by_clock.fail()
+    by_clock.begin()
+    by_clock.run(1.0)
+    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 2 :] if number}
+    assert max(after) - max(steady) <= 0.005 * RATE
+    assert min(steady) - min(after) <= 0.005 * RATE
+
+
+def test_a_pause_before_a_failure_is_not_made_up_for(by_clock: Studio) -> None:
+    by_clock.begin()
+    by_clock.run(1.0)
+    by_clock.applications.ready = 0
+    by_clock.run(2.0, ready=0)
+    paused = by_clock.heard()
+    by_clock.run(0.01)
+    by_clock.fail()
+    by_clock.begin()
+    by_clock.run(0.5)
+    heard = [number for number in by_clock.heard()[len(paused) :] if number]
+    assert heard[0] - max(paused) < 0.1 * RATE
+
+
 def test_a_stream_given_up_goes_on_unheard(studio: Studio) -> None:
     studio.begin()
     studio.run(0.5)

@@ -200,6 +200,8 @@ class Playback:
         """Applications have had nothing for so long: a driver that waits for more has to play what it has."""
         if seconds >= PAUSED_SECONDS:
             self._behind = 0
+            if self.starved:  # else nobody asked them
+                self._card.paused()
             if self.flow is not Flow.FLOWING:
                 self._pace(min(self._pace_at(now), self._log.taken), now)
         if seconds < self.sizes.period / self.sizes.rate:
@@ -263,7 +265,9 @@ class Playback:
 
     def _stopped(self) -> None:
         """The card has played all that it had and stands still."""
-        if self._started and not self.starved:
+        if self.starved:
+            self._card.paused()
+        elif self._started:
             self.underruns += 1
         self._started = False
 
@@ -291,9 +295,9 @@ class Playback:
 
     def _by_the_clock(self, now: float) -> int:
         """The position that would be played just now, if the card had more since it ran out of what it was given."""
-        if self.flow is not Flow.FLOWING or not self._started or self.starved:
+        if self.flow is not Flow.FLOWING or self.starved:
             return self._due(now)
-        return self._log.base + self._card.at_least(now)
+        return self._log.base + self._card.in_time(now)
 
     def _unheard(self, until: float, still: Still = Still.NOTHING) -> int:
         """The first position that was perhaps not heard, of a card whose machine ran ``until`` then."""

@@ -60,6 +60,7 @@ class Whereabouts:
         """A life of the card begins, or is found under way ``at`` least there."""
         self.played = self.written = self.told = at
         self._clock: deque[float] = deque(maxlen=CLOCK_REPORTS)
+        self._former_clock: float | None = None
         self._positions: deque[tuple[float, int]] = deque(maxlen=CLOCK_REPORTS)
         self._answers: set[int] = set()
         self._told_at = self._spoke_at = self._asked_at = 0.0
@@ -77,6 +78,7 @@ class Whereabouts:
             self._stopped_at = now
             return
         if not flags & audio.RUNNING:
+            self._former_clock = self._recent_clock()
             self._clock.clear()  # it stood still for a while, who knows since when: its clock begins anew
         elif not flags & audio.ASKED:
             self._clock.append(now - position / self.sizes.rate)
@@ -110,7 +112,22 @@ class Whereabouts:
         """The same, by the clock that it had lately: a host that holds up a card's reports may hold up the card."""
         if not self._clock:
             return self.played
-        return round((now - min(list(self._clock)[-RECENT_REPORTS:])) * self.sizes.rate)
+        return self._by(self._recent_clock(), now)
+
+    def in_time(self, now: float) -> int:
+        """Where it would be if it had never run dry, since its applications ``paused``."""
+        return self._by(self._recent_clock(), now)
+
+    def paused(self) -> None:
+        """That it stood still was right."""
+        self._former_clock = None
+
+    def _recent_clock(self) -> float | None:
+        """When it would have begun, had it never stood still."""
+        return min(list(self._clock)[-RECENT_REPORTS:]) if self._clock else self._former_clock
+
+    def _by(self, clock: float | None, now: float) -> int:
+        return self.played if clock is None else round((now - clock) * self.sizes.rate)
 
     def heard(self, until: float, still: Still = Still.NOTHING) -> int:
         """What was surely heard, of a card whose machine ran ``until`` then.
