@@ -11,6 +11,7 @@ Requests that a dead server left unanswered come again to the next one, under ot
 import mmap
 import os
 import struct
+from contextlib import ExitStack
 from errno import EINVAL, EIO, EROFS
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,14 @@ class UblkFront:
     @classmethod
     def open(cls, number: int, size_bytes: int, *, read_only: bool) -> "UblkFront":
         """That of the device with this number, which nobody serves. Raises OSError, MachineError."""
-        device = os.open(character_device(number), os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with ExitStack() as stack:
+            device = os.open(character_device(number), os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, device)
             wanted = -(-TAGS * _DESCRIPTION.size // mmap.PAGESIZE) * mmap.PAGESIZE
-            descriptions = mmap.mmap(device, wanted, prot=mmap.PROT_READ)
-            try:
-                return cls(device, descriptions, Ring(TAGS), size_bytes, read_only=read_only)
-            except BaseException:
-                descriptions.close()
-                raise
-        except BaseException:
-            os.close(device)
-            raise
+            descriptions = stack.enter_context(mmap.mmap(device, wanted, prot=mmap.PROT_READ))
+            front = cls(device, descriptions, Ring(TAGS), size_bytes, read_only=read_only)
+            stack.pop_all()
+        return front
 
     def fileno(self) -> int:
         """The descriptor of the ring."""

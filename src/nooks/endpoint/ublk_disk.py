@@ -29,9 +29,11 @@ class UblkDisk:
         number = ublk_control.add(file_name(name))
         try:
             return cls(UblkFront.open(number, size_bytes, read_only=read_only), number)
-        except OSError as error:
+        except BaseException as error:
             ublk_control.delete(number)
-            raise MachineError(f"the userspace block device can't be served: {error.strerror}") from None
+            if isinstance(error, OSError):
+                raise MachineError(f"the userspace block device can't be served: {error.strerror}") from None
+            raise
 
     @classmethod
     def adopt(cls, path: Path, size_bytes: int, *, read_only: bool) -> "UblkDisk":

@@ -46,18 +46,22 @@ class Ring:
             fix = "see /proc/sys/kernel/io_uring_disabled; Linux 5.19 or newer is needed"
             raise MachineError(f"there is no io_uring: {error.strerror}", fix) from None
         fields = _PARAMETERS.unpack(parameters.raw)
-        submissions, completions = fields[7:16], fields[16:25]
+        submissions, completions = fields[:2]
+        _, tail_at, _, _, _, _, places_at, _, _ = fields[7:16]
+        head_at, completed_at, _, _, _, completions_at, _, _, _ = fields[16:25]
         self._stride = 128 if large else 64
-        completions_bytes = completions[5] + fields[1] * _COMPLETION.size
-        self._queues = mmap.mmap(
-            self._descriptor, max(submissions[6] + 4 * fields[0], completions_bytes), offset=_SUBMISSIONS_AT
-        )
-        self._entries = mmap.mmap(self._descriptor, fields[0] * self._stride, offset=_ENTRIES_AT)
+        queues_bytes = max(places_at + 4 * submissions, completions_at + completions * _COMPLETION.size)
+        try:
+            self._queues = mmap.mmap(self._descriptor, queues_bytes, offset=_SUBMISSIONS_AT)
+            self._entries = mmap.mmap(self._descriptor, submissions * self._stride, offset=_ENTRIES_AT)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise MachineError(f"the rings of io_uring can't be mapped: {error.strerror}") from None
         self._words = memoryview(self._queues).cast("I")
-        self._tail_at, self._places_at = submissions[1] // 4, submissions[6] // 4
-        self._head_at, self._completed_at = completions[0] // 4, completions[1] // 4
-        self._completions_at = completions[5]
-        self._mask, self._completions_mask = fields[0] - 1, fields[1] - 1
+        self._tail_at, self._places_at = tail_at // 4, places_at // 4
+        self._head_at, self._completed_at = head_at // 4, completed_at // 4
+        self._completions_at = completions_at
+        self._mask, self._completions_mask = submissions - 1, completions - 1
         self._queued = 0
 
     def fileno(self) -> int:
@@ -88,7 +92,7 @@ class Ring:
     def submit(self) -> None:
         """Give the driver what is queued. Raises OSError."""
         while self._queued:
-            with suppress(InterruptedError):
+            with suppress(InterruptedError, BlockingIOError):  # the latter: there was no memory for it just then
                 self._queued -= call(_ENTER, self._descriptor, self._queued, 0, 0, None, 0)
 
     def reap(self) -> tuple[int, int] | None:
