@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nooks.endpoint import disk, ublk_control
+from nooks.endpoint import disk, ublk, ublk_control
 from nooks.endpoint.front import FrontGone
 from nooks.endpoint.ublk import TAGS, UblkFront
 from nooks.endpoint.ublk_control import Shape
@@ -215,7 +215,8 @@ def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Control:
     made = Control()
     monkeypatch.setattr(ublk_control, "_ask", made.ask)
     monkeypatch.setattr(ublk_control, "CONTROL", tmp_path)
-    monkeypatch.setattr(ublk_control, "NODES", tmp_path)
+    for module in (ublk, ublk_control):
+        monkeypatch.setattr(module, "NODES", tmp_path)
     (tmp_path / "ublkc3").touch()
     return made
 
@@ -257,9 +258,15 @@ def test_a_dead_servers_end_is_waited_for(control: Control) -> None:
     control.refusals = [EBUSY, EBUSY, 0]
     ublk_control.take_over(3)
     assert control.asked == [(0x10, 3)] * 3
-    control.refusals = [EINVAL]
-    with pytest.raises(OSError, match="Invalid"):
+    control.refusals = [ENODEV]
+    with pytest.raises(OSError, match="No such device"):
         ublk_control.take_over(3)
+
+
+def test_a_taking_over_that_was_broken_off_is_gone_on_with(control: Control) -> None:
+    control.refusals = [EBUSY, EINVAL]
+    ublk_control.take_over(3)
+    assert control.asked == [(0x10, 3)] * 2
 
 
 @pytest.mark.parametrize(("able", "discard_sectors", "zero_sectors"), [(True, 8388600, 8388600), (False, 0, 0)])

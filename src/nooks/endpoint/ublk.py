@@ -20,6 +20,8 @@ from nooks.endpoint.front import Arrival, FrontGone
 from nooks.endpoint.uring import Ring
 from nooks.xpc.block import DISCARD, FLUSH, READ, REQUEST_BYTES_MAX, WRITE, ZERO
 
+NODES = Path("/dev")
+
 TAGS = 128
 """Requests that the kernel may have under way at a time."""
 
@@ -159,7 +161,7 @@ class UblkFront:
 
 def character_device(number: int) -> Path:
     """Where whoever serves a device finds it."""
-    return Path(f"/dev/ublkc{number}")
+    return NODES / f"ublkc{number}"
 
 
 def _buffer_at(tag: int) -> int:

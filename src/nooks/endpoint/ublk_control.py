@@ -9,19 +9,18 @@ import hashlib
 import os
 import select
 import struct
-from errno import EBUSY, ENODEV
+from errno import EBUSY, EINVAL, ENODEV
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from nooks.endpoint.ublk import SECTOR_BYTES, TAGS
+from nooks.endpoint.ublk import NODES, SECTOR_BYTES, TAGS, character_device
 from nooks.endpoint.uring import Ring
 from nooks.host.errors import MachineError, NooksError
 from nooks.host.kernel import version
 from nooks.host.process import run
 from nooks.xpc.block import REQUEST_BYTES_MAX
 
-NODES = Path("/dev")
 CONTROL = NODES / "ublk-control"
 MODULE = "ublk_drv"
 
@@ -109,16 +108,29 @@ def start(number: int, shape: Shape) -> None:
 
 
 def take_over(number: int) -> None:
-    """Begin to serve the device of a dead server, whose end the kernel may be about to notice. Raises OSError."""
+    """Begin to serve the device of a dead server, whose end the kernel may be about to notice. Raises OSError.
+
+    One that died between this and ``taken_over`` has left nothing to begin with.
+    """
     deadline = monotonic() + _NOTICE_SECONDS
     while True:
         try:
-            _ask(_BEGIN_RECOVERY, number)
+            _begin_recovery(number)
             return
         except OSError as error:
             if error.errno != EBUSY or monotonic() > deadline:
                 raise
         sleep(0.01)
+
+
+def _begin_recovery(number: int) -> None:
+    """Raises OSError: EBUSY as long as the dead server still has the device."""
+    try:
+        _ask(_BEGIN_RECOVERY, number)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        os.close(os.open(character_device(number), os.O_RDWR | os.O_CLOEXEC))
 
 
 def taken_over(number: int) -> None:
