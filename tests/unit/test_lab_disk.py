@@ -19,12 +19,13 @@ from nooks.lab.campaign.block import surroundings, workloads
 from nooks.lab.campaign.disks import DiskApplication
 from nooks.lab.campaign.file_systems import PROGRAMS, FileSurroundings
 from nooks.lab.campaign.sweep import sweep
-from nooks.lab.disk import archive, attached, compiled, database, postgres, raw
+from nooks.lab.disk import archive, attached, bare, compiled, database, postgres, raw
 from nooks.lab.disk.attached import RealDisk
 from nooks.lab.disk.compiled import Compiler
 from nooks.lab.disk.recovery import Trial, document
 from nooks.lab.ways import SUPERVISOR, Failure
 from nooks.lab.workers import python
+from nooks.lab.workloads import Figure
 
 
 def test_a_database_that_kept_everything(tmp_path: Path) -> None:
@@ -246,6 +247,13 @@ def test_a_project_is_compiled_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert len({path.read_text() for path in sources}) == 3
     compiled.build(sources)
     assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["0.c", "0.o", "1.c", "1.o", "2.c", "2.o"]
+
+
+def test_the_kind_that_a_disk_gets_is_compared_with_each_other() -> None:
+    figures = {"ublk": (10.0, 30.0), "fuse": (5.0, 10.0), "nbd": (20.0, 10.0)}
+    passes = {kind: [{"a job": Figure(value, "MB/s", 0.5)} for value in values] for kind, values in figures.items()}
+    medians = {"ublk": 20.0, "fuse": 7.5, "ublk/fuse": 2.5, "nbd": 15.0, "ublk/nbd": 1.75}
+    assert bare.rows(passes) == [{"name": "a job", "unit": "MB/s"} | medians]
 
 
 def test_only_an_empty_disk_is_written_over_unasked(tmp_path: Path) -> None:

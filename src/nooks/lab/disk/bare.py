@@ -35,20 +35,21 @@ async def run(rounds: int, console: Console) -> dict[str, Any]:
             made = await stack.enter_async_context(ram_disk(name, SIZE_BYTES, "--endpoint", kind))
             sides.append(Side(kind, fio_on(made.path), processor.of_processes([made.pid])))
         passes = await in_turn(sides, rounds, console.print)
-    return {"rounds": rounds, "endpoints": kinds, "benchmarks": _rows(passes), "machine": machine()}
+    return {"rounds": rounds, "endpoints": kinds, "benchmarks": rows(passes), "machine": machine()}
 
 
-def _rows(passes: Passes) -> list[dict[str, Any]]:
+def rows(passes: Passes) -> list[dict[str, Any]]:
+    """Medians by job and kind, and the median ratio of the first kind to each other, of rounds side by side."""
     (first, ours), *others = passes.items()
-    rows: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
     for name, figure in ours[0].items():
         row: dict[str, Any] = {"name": name, "unit": figure.unit, first: _median([one[name].value for one in ours])}
         for kind, theirs in others:
             row[kind] = _median([one[name].value for one in theirs])
             ratios = [one[name].value / other[name].value for one, other in zip(ours, theirs, strict=True)]
             row[f"{first}/{kind}"] = _median(ratios)
-        rows.append(row)
-    return rows
+        made.append(row)
+    return made
 
 
 def _median(values: list[float]) -> float:
