@@ -13,7 +13,7 @@ import pytest
 
 from nooks.endpoint import disk, ublk, ublk_control
 from nooks.endpoint.front import FrontGone
-from nooks.endpoint.ublk import TAGS, UblkFront
+from nooks.endpoint.ublk import DESCRIPTIONS_BYTES, TAGS, UblkFront
 from nooks.endpoint.ublk_control import Shape
 from nooks.endpoint.uring import Ring
 from nooks.host.errors import MachineError
@@ -34,13 +34,14 @@ class Driver:
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self.device = os.open(directory / "ublkc0", os.O_RDWR | os.O_CREAT)
-        self.descriptions = mmap.mmap(-1, 4096)
+        os.ftruncate(self.device, DESCRIPTIONS_BYTES)
+        self.descriptions = mmap.mmap(self.device, DESCRIPTIONS_BYTES)
         self.commands: dict[int, tuple[int, bytearray]] = {}
         self.queued: list[int] = []
         self.given: list[tuple[int, int, int]] = []
         self.completed: deque[tuple[int, int]] = deque()
         self.refuses = False
-        self.front = UblkFront(os.dup(self.device), self.descriptions, self, SIZE, read_only=read_only)  # type: ignore[arg-type]
+        self.front = UblkFront(os.dup(self.device), self, SIZE, read_only=read_only)  # type: ignore[arg-type]
         self.space = memoryview(bytearray(REQUEST_BYTES_MAX))
 
     def ask(self, tag: int, operation: int, offset: int = 0, length: int = 0, data: bytes = b"") -> None:
@@ -50,6 +51,7 @@ class Driver:
 
     def end(self) -> None:
         self.front.close()
+        self.descriptions.close()
         os.close(self.device)
 
     # -- as a Ring ---------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ Requests that a dead server left unanswered come again to the next one, under ot
 import mmap
 import os
 import struct
-from contextlib import ExitStack
 from errno import EINVAL, EIO, EROFS
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,8 @@ _RESULT_AT = 4
 _DESCRIPTION = struct.Struct("=IIQQ")
 """struct ublksrv_io_desc: operation and flags, sectors, first sector, 0."""
 
+DESCRIPTIONS_BYTES = -(-TAGS * _DESCRIPTION.size // mmap.PAGESIZE) * mmap.PAGESIZE
+
 _OPERATIONS = {0: READ, 1: WRITE, 2: FLUSH, 3: DISCARD, 5: ZERO}
 _OPERATION_MASK, _FUA = 0xFF, 1 << 13
 _BUFFERS_AT, _TAG_SHIFT = 0x80000000, 25
@@ -47,17 +48,13 @@ _BLOCK = 4096
 class UblkFront:
     """Serves the device whose character device is open as ``device``; implements Front, and owns all that it is given.
 
-    ``descriptions`` are the driver's of the requests, by tag. ``size_bytes`` may become less. ``zeroes`` and
-    ``discards`` as of FuseFile; known before the device is started.
+    ``size_bytes`` may become less. ``zeroes`` and ``discards`` as of FuseFile; known before the device is started.
     """
 
-    def __init__(
-        self, device: int, descriptions: mmap.mmap, ring: Ring, size_bytes: int, *, read_only: bool = False
-    ) -> None:
+    def __init__(self, device: int, ring: Ring, size_bytes: int, *, read_only: bool = False) -> None:
         self._device = device
-        self._descriptions = descriptions
+        self._descriptions: mmap.mmap | None = None
         self._ring = ring
-        self._fetching = False
         self._lengths = [0] * TAGS
         self.size_bytes = size_bytes
         self.read_only = read_only
@@ -69,14 +66,12 @@ class UblkFront:
     @classmethod
     def open(cls, number: int, size_bytes: int, *, read_only: bool) -> "UblkFront":
         """That of the device with this number, which nobody serves. Raises OSError, MachineError."""
-        with ExitStack() as stack:
-            device = os.open(character_device(number), os.O_RDWR | os.O_CLOEXEC)
-            stack.callback(os.close, device)
-            wanted = -(-TAGS * _DESCRIPTION.size // mmap.PAGESIZE) * mmap.PAGESIZE
-            descriptions = stack.enter_context(mmap.mmap(device, wanted, prot=mmap.PROT_READ))
-            front = cls(device, descriptions, Ring(TAGS), size_bytes, read_only=read_only)
-            stack.pop_all()
-        return front
+        device = os.open(character_device(number), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return cls(device, Ring(TAGS), size_bytes, read_only=read_only)
+        except BaseException:
+            os.close(device)
+            raise
 
     def fileno(self) -> int:
         """The descriptor of the ring."""
@@ -84,11 +79,14 @@ class UblkFront:
 
     def receive(self, space: memoryview) -> Arrival | None:
         """The next request for the device. ``space`` must have room for the largest write. Raises FrontGone."""
+        descriptions = self._descriptions
+        if descriptions is None:
+            return None
         while (completed := self._ring.reap()) is not None:
             tag, result = completed
             if result < 0:
                 raise FrontGone(f"the block device was taken away: {os.strerror(-result)}")
-            word, sectors, first, _ = _DESCRIPTION.unpack_from(self._descriptions, tag * _DESCRIPTION.size)
+            word, sectors, first, _ = _DESCRIPTION.unpack_from(descriptions, tag * _DESCRIPTION.size)
             operation = _OPERATIONS.get(word & _OPERATION_MASK)
             offset, length = first * SECTOR_BYTES, sectors * SECTOR_BYTES
             if operation == FLUSH:
@@ -112,23 +110,32 @@ class UblkFront:
 
     def settle(self) -> None:
         """See Front. The first time all tags are offered to the driver. Raises FrontGone."""
-        first, self._fetching = not self._fetching, True
-        if first:
-            for tag in range(TAGS):
-                self._ring.queue(tag)
         try:
+            if self._descriptions is None:
+                self._descriptions = self._offer()
             self._ring.submit()
         except OSError as error:
             raise FrontGone(f"the block device can't be served: {error.strerror}") from None
-        if first:
-            for tag in range(TAGS):
-                self._ring.renumber(tag, _COMMIT_AND_FETCH)
+
+    def _offer(self) -> mmap.mmap:
+        """Give the driver all tags; returns its descriptions of the requests, by tag. Raises OSError.
+
+        In this order: of somebody who died with the descriptions mapped and the tags not yet offered, Linux 6.12 lets
+        nobody take over.
+        """
+        for tag in range(TAGS):
+            self._ring.queue(tag)
+        self._ring.submit()
+        for tag in range(TAGS):
+            self._ring.renumber(tag, _COMMIT_AND_FETCH)
+        return mmap.mmap(self._device, DESCRIPTIONS_BYTES, prot=mmap.PROT_READ)
 
     def close(self) -> None:
         """Let go of the device. Again is harmless."""
         if self._device >= 0:
             self._ring.close()
-            self._descriptions.close()
+            if self._descriptions is not None:
+                self._descriptions.close()
             os.close(self._device)
             self._device = -1
 
