@@ -5,10 +5,10 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from errno import EIO
 
-from nooks.endpoint.front import Arrival, FrontGone
+from nooks.endpoint.front import Arrival, Front, FrontGone
 from nooks.nook.block_link import Link
 from nooks.xpc.block import (
     DISCARD,
@@ -26,6 +26,19 @@ from nooks.xpc.block import (
     WRITE,
     ZERO,
 )
+
+
+def receive_one_of_each(front: Front, space: memoryview, data: bytes, handles: Sequence[int]) -> None:
+    """A read, a write of ``data`` (8192 bytes), one with FUA, a flush, a discard, zeroing, and no more arrive."""
+    read, write, fua, flush, discard, zero = handles
+    assert front.receive(space) == (READ, 4096, 512, False, read)
+    assert front.receive(space) == (WRITE, 512, 8192, False, write)
+    assert space[:8192] == data
+    assert front.receive(space) == (WRITE, 0, 512, True, fua)
+    assert front.receive(space) == (FLUSH, 0, 0, False, flush)
+    assert front.receive(space) == (DISCARD, 4096, 8192, False, discard)
+    assert front.receive(space) == (ZERO, 512, 1024, False, zero)
+    assert front.receive(space) is None
 
 
 class FakeFront:

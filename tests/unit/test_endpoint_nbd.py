@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from block_fakes import receive_one_of_each
 
 from nooks.endpoint import disk, nbd_control, netlink, ublk_control
 from nooks.endpoint.front import FrontGone
@@ -18,7 +19,7 @@ from nooks.endpoint.fuse_disk import FuseDisk
 from nooks.endpoint.nbd import HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, NbdFront
 from nooks.endpoint.nbd_disk import NbdDisk
 from nooks.endpoint.ublk_disk import UblkDisk
-from nooks.xpc.block import DISCARD, FLUSH, READ, REQUEST_BYTES_MAX, WRITE, ZERO
+from nooks.xpc.block import FLUSH, REQUEST_BYTES_MAX, WRITE
 
 SIZE = 8 << 20
 # doc/proto.md: request magic, command flags, type, cookie, offset, length; simple reply magic, error, cookie.
@@ -66,14 +67,7 @@ def test_requests_arrive_as_what_they_are(kernel: Kernel) -> None:
     kernel.ask(NBD_FLUSH, 10)
     kernel.ask(NBD_TRIM, 11, 4096, 8192)
     kernel.ask(NBD_ZEROES, 12, 512, 1024)
-    assert front.receive(space) == (READ, 4096, 512, False, 7)
-    assert front.receive(space) == (WRITE, 512, 8192, False, 8)
-    assert space[:8192] == data
-    assert front.receive(space) == (WRITE, 0, 512, True, 9)
-    assert front.receive(space) == (FLUSH, 0, 0, False, 10)
-    assert front.receive(space) == (DISCARD, 4096, 8192, False, 11)
-    assert front.receive(space) == (ZERO, 512, 1024, False, 12)
-    assert front.receive(space) is None
+    receive_one_of_each(front, space, data, range(7, 13))
 
 
 def test_answers_go_back_in_any_order_with_their_data(kernel: Kernel) -> None:

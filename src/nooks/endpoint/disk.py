@@ -87,9 +87,10 @@ def detach_left(path: Path | None, name: str) -> None:
             number = ublk_control.number_of(path)
             if ublk_control.is_named(number, file_name(name)):
                 ublk_control.delete(number)
-        elif not is_nbd(path):
+        elif is_nbd(path):
+            if nbd_control.owner(path) == file_name(name):
+                nbd_control.disconnect(nbd_control.index_of(path))
+        else:
             LoopDevice(path, file_name(name)).detach()
-        elif nbd_control.owner(path) == file_name(name):
-            nbd_control.disconnect(nbd_control.index_of(path))
     except OSError as error:
         raise ProcessError(f"{path} can't be taken away: {error.strerror}") from None

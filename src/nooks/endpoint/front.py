@@ -1,8 +1,13 @@
 """What moves the data of a block nook sees of its host endpoint, whichever that is: requests in, answers out."""
 
+from errno import EINVAL, EIO, EROFS
 from typing import Any, NamedTuple, Protocol
 
 from nooks.host.errors import NooksError
+from nooks.xpc.block import DISCARD, FLUSH, READ, REQUEST_BYTES_MAX, WRITE
+
+_BLOCK = 4096
+"""What the kernel's users of discards keep to."""
 
 
 class FrontGone(NooksError):  # noqa: N818 - the name says what happened
@@ -17,6 +22,29 @@ class Arrival(NamedTuple):
     length: int
     fua: bool
     handle: Any
+
+
+class Shape(Protocol):
+    """Of a block device: its size in bytes, and what may be done to it."""
+
+    size_bytes: int
+    read_only: bool
+    discards: bool
+
+
+def refusal(device: Shape, operation: int | None, offset: int, length: int) -> int:
+    """An errno if a request is not to be carried out; ``operation`` is None if it is none of ours."""
+    if operation is None:
+        return EINVAL
+    if operation == FLUSH:
+        return 0
+    if device.read_only and operation != READ:
+        return EROFS
+    if offset + length > device.size_bytes or (operation in (READ, WRITE) and length > REQUEST_BYTES_MAX):
+        return EIO
+    if operation == DISCARD and (not device.discards or offset % _BLOCK or length % _BLOCK):
+        return EINVAL
+    return 0
 
 
 class Front(Protocol):

@@ -8,10 +8,9 @@ Requests that a dead server left unanswered the kernel sends again over the next
 
 import socket
 import struct
-from errno import EINVAL, EIO, EROFS
 from typing import Any
 
-from nooks.endpoint.front import Arrival, FrontGone
+from nooks.endpoint.front import Arrival, FrontGone, refusal
 from nooks.xpc.block import DISCARD, FLUSH, READ, REQUEST_BYTES_MAX, WRITE, ZERO
 
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES = 1, 2, 4, 8, 32, 64
@@ -24,7 +23,6 @@ _REQUEST = struct.Struct(">IHHQQI")
 _REPLY = struct.Struct(">IIQ")
 _REQUEST_MAGIC, _REPLY_MAGIC = 0x25609513, 0x67446698
 _BUFFER_BYTES = 4 << 20
-_BLOCK = 4096
 
 
 class NbdFront:
@@ -82,7 +80,7 @@ class NbdFront:
             operation = _OPERATIONS.get(kind)
             if operation == WRITE:
                 self._take_data(space, length)
-            error = self._refusal(operation, offset, length)
+            error = refusal(self, operation, offset, length)
             if not error:
                 assert operation is not None
                 return Arrival(operation, offset, length, bool(flags & _FUA) and operation == WRITE, handle)
@@ -110,20 +108,6 @@ class NbdFront:
     def close(self) -> None:
         """Let go of the connection. Again is harmless."""
         self._connection.close()
-
-    def _refusal(self, operation: int | None, offset: int, length: int) -> int:
-        """An errno if the request is not to be carried out."""
-        if operation is None:
-            return EINVAL
-        if operation == FLUSH:
-            return 0
-        if self.read_only and operation != READ:
-            return EROFS
-        if offset + length > self.size_bytes or (operation in (READ, WRITE) and length > REQUEST_BYTES_MAX):
-            return EIO
-        if operation == DISCARD and (not self.discards or offset % _BLOCK or length % _BLOCK):
-            return EINVAL
-        return 0
 
     def _take_data(self, space: memoryview, length: int) -> None:
         """A write's data into ``space``; of one that is too long nothing is of use, but all must be taken."""

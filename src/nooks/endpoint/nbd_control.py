@@ -10,8 +10,8 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from nooks.endpoint import netlink
-from nooks.host.errors import MachineError, NooksError
-from nooks.host.process import run
+from nooks.host.errors import MachineError
+from nooks.host.kernel import has_module
 
 FAMILY = "nbd"
 SYSFS = Path("/sys/block")
@@ -30,15 +30,12 @@ _NO_TIMEOUT = 0
 supervisor left unanswered goes to the next one when its own timer (``io_timeout``) ends (nbd_xmit_timeout)."""
 
 _NOTICE_SECONDS = 10.0
-_SECONDS = 60.0
 
 
 def is_there(*, load: bool) -> bool:
     """Whether this kernel has network block devices; ``load`` its module if it is none yet, or only look for it."""
     if not Path("/sys/module/nbd").exists():
-        try:
-            run(["modprobe", *(() if load else ("--dry-run",)), FAMILY], timeout_seconds=_SECONDS)
-        except NooksError:
+        if not has_module(FAMILY, load=load):
             return False
         if not load:
             return True

@@ -11,13 +11,13 @@ Requests that a dead server left unanswered come again to the next one, under ot
 import mmap
 import os
 import struct
-from errno import EINVAL, EIO, EROFS
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
-from nooks.endpoint.front import Arrival, FrontGone
+from nooks.endpoint.front import Arrival, FrontGone, refusal
 from nooks.endpoint.uring import Ring
-from nooks.xpc.block import DISCARD, FLUSH, READ, REQUEST_BYTES_MAX, WRITE, ZERO
+from nooks.xpc.block import DISCARD, FLUSH, READ, WRITE, ZERO
 
 NODES = Path("/dev")
 
@@ -42,7 +42,6 @@ DESCRIPTIONS_BYTES = -(-TAGS * _DESCRIPTION.size // mmap.PAGESIZE) * mmap.PAGESI
 _OPERATIONS = {0: READ, 1: WRITE, 2: FLUSH, 3: DISCARD, 5: ZERO}
 _OPERATION_MASK, _FUA = 0xFF, 1 << 13
 _BUFFERS_AT, _TAG_SHIFT = 0x80000000, 25
-_BLOCK = 4096
 
 
 class UblkFront:
@@ -91,7 +90,7 @@ class UblkFront:
             offset, length = first * SECTOR_BYTES, sectors * SECTOR_BYTES
             if operation == FLUSH:
                 offset = length = 0
-            error = self._refusal(operation, offset, length)
+            error = refusal(self, operation, offset, length)
             if not error and operation == WRITE:
                 error = self._take_data(tag, space[:length])
             self._lengths[tag] = length
@@ -138,18 +137,6 @@ class UblkFront:
                 self._descriptions.close()
             os.close(self._device)
             self._device = -1
-
-    def _refusal(self, operation: int | None, offset: int, length: int) -> int:
-        """An errno if the request is not to be carried out."""
-        if operation is None:
-            return EINVAL
-        if self.read_only and operation not in (READ, FLUSH):
-            return EROFS
-        if offset + length > self.size_bytes or (operation in (READ, WRITE) and length > REQUEST_BYTES_MAX):
-            return EIO
-        if operation == DISCARD and (not self.discards or offset % _BLOCK or length % _BLOCK):
-            return EINVAL
-        return 0
 
     def _take_data(self, tag: int, space: memoryview) -> int:
         """A write's data into ``space``; returns an errno."""

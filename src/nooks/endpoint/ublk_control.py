@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 from nooks.endpoint.ublk import NODES, SECTOR_BYTES, TAGS, character_device
 from nooks.endpoint.uring import Ring
-from nooks.host.errors import MachineError, NooksError
-from nooks.host.kernel import version
-from nooks.host.process import run
+from nooks.host.errors import MachineError
+from nooks.host.kernel import has_module, version
 from nooks.xpc.block import REQUEST_BYTES_MAX
 
 CONTROL = NODES / "ublk-control"
@@ -70,9 +69,7 @@ class Shape(NamedTuple):
 def is_there(*, load: bool) -> bool:
     """Whether this kernel has what we need of ublk; ``load`` its module if it is none yet, or only look for it."""
     if not CONTROL.exists():
-        try:
-            run(["modprobe", *(() if load else ("--dry-run",)), MODULE], timeout_seconds=_SECONDS)
-        except NooksError:
+        if not has_module(MODULE, load=load):
             return False
         if not load:
             return version() >= USER_COPY_SINCE

@@ -25,7 +25,7 @@ from nooks.lab.bench_network import compare
 from nooks.lab.by_hand import arguments_of
 from nooks.lab.disk import attached, bare
 from nooks.lab.disk.in_domain import guest_with
-from nooks.lab.disk.jobs import Side, fio_on, in_turn
+from nooks.lab.disk.jobs import SIZE_BYTES, Side, fio_on, in_turn
 from nooks.lab.disk.ram_disk_side import ram_disk
 from nooks.lab.disk.stage import disk_of
 from nooks.lab.figures import machine
@@ -51,7 +51,6 @@ VARIANTS: Mapping[str, Variant] = {PYTHON: Variant({"CC": ""}), UNCHECKED: Varia
 ARCHITECTURE = "amd64"
 """Of the domains of this driver, by Debian's name."""
 
-SIZE_BYTES = 512 << 20
 SPARE_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
 MEMORY = Path("/dev/shm")

@@ -6,7 +6,6 @@ What a nook's disk can't be quicker than, with this kernel.
 import contextlib
 import os
 import secrets
-from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -15,11 +14,10 @@ from nooks.endpoint import disk
 from nooks.host.errors import MachineError
 from nooks.host.process import require
 from nooks.lab import processor
-from nooks.lab.disk.jobs import Passes, Side, fio_on, in_turn
+from nooks.lab.bench_network import compare
+from nooks.lab.disk.jobs import SIZE_BYTES, Passes, Side, fio_on, in_turn
 from nooks.lab.disk.ram_disk_side import ram_disk
 from nooks.lab.figures import machine
-
-SIZE_BYTES = 512 << 20
 
 
 async def run(rounds: int, console: Console) -> dict[str, Any]:
@@ -41,16 +39,8 @@ async def run(rounds: int, console: Console) -> dict[str, Any]:
 def rows(passes: Passes) -> list[dict[str, Any]]:
     """Medians by job and kind, and the median ratio of the first kind to each other, of rounds side by side."""
     (first, ours), *others = passes.items()
-    made: list[dict[str, Any]] = []
-    for name, figure in ours[0].items():
-        row: dict[str, Any] = {"name": name, "unit": figure.unit, first: _median([one[name].value for one in ours])}
-        for kind, theirs in others:
-            row[kind] = _median([one[name].value for one in theirs])
-            ratios = [one[name].value / other[name].value for one, other in zip(ours, theirs, strict=True)]
-            row[f"{first}/{kind}"] = _median(ratios)
-        made.append(row)
+    made = [{"name": row["name"], "unit": row["unit"], first: row["nook"]} for row in compare(ours, ours)]
+    for kind, theirs in others:
+        for row, beside in zip(made, compare(ours, theirs), strict=True):
+            row |= {kind: beside["native"], f"{first}/{kind}": beside["ratio"]}
     return made
-
-
-def _median(values: list[float]) -> float:
-    return round(median(values), 3)

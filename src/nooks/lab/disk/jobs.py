@@ -11,6 +11,9 @@ from nooks.lab import processor
 from nooks.lab.workloads import Figure
 
 RUN_SECONDS = 4
+SIZE_BYTES = 512 << 20
+"""Of the disks that are made to be measured."""
+
 AREA_BYTES = 480 << 20
 """Of a disk, from its beginning on; a smaller one is used whole."""
 
