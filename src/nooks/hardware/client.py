@@ -95,6 +95,10 @@ class Client:
         A driver's next access to a register often comes of the answer to the last one. If its virtual processor shares
         one of the host's with us, letting it run and looking again takes half as long as to sleep and be woken.
         """
+        self._serve()
+        self._function.idle()
+
+    def _serve(self) -> None:
         if not self._function.yields:
             self._receive()
             return

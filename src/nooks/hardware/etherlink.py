@@ -10,7 +10,9 @@ meanwhile, which it meant not, is told of once more.
 
 Left out: the FIFO-only mode of older cards, early receive, priorities, multicast by hash filter, VLAN stripping,
 wake-on-LAN, the expansion ROM, timers and the checking of received checksums (it says so in the descriptor). The
-transceiver always has link. A frame is on the cable the moment that it is downloaded, so nothing underruns.
+transceiver always has link. A frame is on the cable the moment that it is downloaded, so nothing underruns. It is
+downloaded when the driver is done with the registers for the moment, or a few frames wait: the list's next frame then
+needs no new pointer, and who receives them is woken once.
 
 Bits are plain integers: an operation on an enumeration's members takes a microsecond, and a frame has dozens of them.
 """
@@ -18,6 +20,7 @@ Bits are plain integers: an operation on an enumeration's members takes a micros
 import struct
 
 from nooks.hardware.checksum import fill_in
+from nooks.hardware.etherlink_fragments import gather, scatter
 from nooks.hardware.etherlink_registers import EEPROM_WORDS, Command, Event, eeprom, wanted
 from nooks.hardware.etherlink_statistics import UPPER_BYTES_OK, Statistics
 from nooks.hardware.ethernet import card_address
@@ -39,9 +42,8 @@ RX_FILTER, INTERRUPT_ENABLE, INDICATION_ENABLE = 0x08, 0x0A, 0x0C  # window 5
 
 VENDOR_ADDRESS = bytes.fromhex("001050")
 PHY_ADDRESS, PHY_IDENTIFIER = 24, 0x00180000
-FRAGMENTS_MAX, PACKETS_MAX = 63, 4096
-"""Of one packet; and how many packets are downloaded at one go."""
-FRAME_BYTES_MAX = 4500
+PACKETS_MAX = 4096
+"""Downloaded at one go."""
 
 _AUTONEGOTIATION = 8
 _INTERNAL_CONFIG = 1 << 24 | _AUTONEGOTIATION << 20
@@ -54,13 +56,14 @@ _ACKNOWLEDGED = Event.LATCH | Event.RX_EARLY | Event.INT_REQUESTED | Event.DN_CO
 _CAUSES = 0x7FE
 
 
-_LAST_FRAGMENT, _LENGTH_MASK = 0x80000000, 0x1FFF
 _DN_INDICATE, _DN_COMPLETE = 0x80000000, 0x00010000
 _CHECKSUMS = 0x0E000000
 """Of a download descriptor's frame start header: insert the IP, TCP, UDP checksum."""
 _UP_COMPLETE, _UP_ERROR, _UP_OVERFLOW = 0x8000, 0x4000, 0x01000000
 _MASTER_ABORT = 0x80000000
 
+WAITING_MAX = 8
+"""So many frames may wait in the list while the driver goes on; it has 16 descriptors."""
 UNTOLD_MAX, UNTOLD_SECONDS = 12, 0.002
 """So many downloaded frames may wait for their interrupt, and so long: an interrupt costs more than a frame."""
 QUIET_SECONDS = 0.0002
@@ -117,6 +120,7 @@ class EtherLink(NetworkCard):
         self._transmitting = False
         self._down_stalled = False
         self._down_at = 0
+        self._waiting = 0
         self._bus_errors = 0
 
     def _reset_receiver(self) -> None:
@@ -166,7 +170,7 @@ class EtherLink(NetworkCard):
         elif offset == DN_LIST_PTR:
             if not self._down_at or not value:
                 self._down_at = value & ~7
-                self._download()
+                self._download_soon()
         elif offset == UP_LIST_PTR:
             self._up_at = value & ~7
             self.cable.go_on()
@@ -236,7 +240,7 @@ class EtherLink(NetworkCard):
     def _stall(self, parameter: int) -> None:
         if parameter & 2:
             self._down_stalled = not parameter & 1
-            self._download()
+            self._download_soon()
         else:
             self._up_stalled = not parameter & 1
             self.cable.go_on()
@@ -289,14 +293,25 @@ class EtherLink(NetworkCard):
 
     # -- down: to the cable -------------------------------------------------------------------------------------
 
+    def idle(self) -> None:
+        """The driver wants nothing at the moment."""
+        if self._waiting:
+            self._download()
+
+    def _download_soon(self) -> None:
+        if not self._down_stalled:
+            self._waiting += 1
+            if self._waiting >= WAITING_MAX:
+                self._download()
+
     def _download(self) -> None:
-        events = 0
+        self._waiting = told = 0
         try:
             for _ in range(PACKETS_MAX):
                 if not self._down_at or self._down_stalled or not self._transmitting:
                     break
                 link, header = self.memory.read_words(self._down_at, 2)
-                frame = self._gather(self._down_at + 8)
+                frame = gather(self.memory, self._down_at + 8)
                 if header & _CHECKSUMS:
                     fill_in(frame)
                 self.cable.send(frame)
@@ -306,35 +321,26 @@ class EtherLink(NetworkCard):
                     self._statistics.sent(len(frame))
                     self._check_statistics()
                 if header & _DN_INDICATE:
-                    events = Event.DN_COMPLETE
+                    told += 1
         except DmaRefused:
             self._bus_error()
             return
-        if events:
-            self._downloaded()
+        if told:
+            self._downloaded(told)
 
-    def _downloaded(self) -> None:
+    def _downloaded(self, frames: int) -> None:
         """The driver can see at once that frames are gone, and is interrupted for several at a time."""
-        self._untold += 1
+        first = not self._untold
+        self._untold += frames
         if self._untold >= UNTOLD_MAX:
             self._tell_downloaded()
-        elif self._untold == 1:
+        elif first:
             self.loop.call_at(self.loop.clock() + UNTOLD_SECONDS, self._tell_downloaded)
         self._indicate(Event.DN_COMPLETE)
 
     def _tell_downloaded(self) -> None:
         self._untold = 0
         self._update()
-
-    def _gather(self, at: int) -> bytearray:
-        frame = bytearray()
-        for _ in range(FRAGMENTS_MAX):
-            address, length = self.memory.read_words(at, 2)
-            frame += self.memory.read(address, length & _LENGTH_MASK)
-            at += 8
-            if length & _LAST_FRAGMENT:
-                break
-        return frame[:FRAME_BYTES_MAX]
 
     # -- up: from the cable -------------------------------------------------------------------------------------
 
@@ -353,8 +359,10 @@ class EtherLink(NetworkCard):
             if status & _UP_COMPLETE:
                 self._up_stalled = True  # the driver has not taken it: wait until it says that it has
                 return False
-            status = len(frame) if self._scatter(self._up_at + 8, frame) else _UP_ERROR | _UP_OVERFLOW | len(frame)
-            self.memory.write_word(self._up_at + 4, status | _UP_COMPLETE)
+            status = _UP_COMPLETE | len(frame)
+            if not scatter(self.memory, self._up_at + 8, frame):
+                status |= _UP_ERROR | _UP_OVERFLOW
+            self.memory.write_word(self._up_at + 4, status)
             self._last_up = self._up_at
             self._up_at = link & ~7
         except DmaRefused:
@@ -365,19 +373,6 @@ class EtherLink(NetworkCard):
             self._check_statistics()
         self._received = True
         return True
-
-    def _scatter(self, at: int, frame: bytes) -> bool:
-        """Into the descriptor's fragments; False if they are too short for it."""
-        left = memoryview(frame)
-        for _ in range(FRAGMENTS_MAX):
-            address, length = self.memory.read_words(at, 2)
-            piece = left[: length & _LENGTH_MASK]
-            self.memory.write(address, piece)
-            left = left[len(piece) :]
-            if length & _LAST_FRAGMENT or not left:
-                break
-            at += 8
-        return not left
 
     def settled(self) -> None:
         """Tell of what was uploaded."""

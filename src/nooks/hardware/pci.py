@@ -102,6 +102,9 @@ class PciFunction:
         """The state after power-on."""
         raise NotImplementedError
 
+    def idle(self) -> None:
+        """Its client wants nothing at the moment."""
+
     def mastering_changed(self, enabled: bool) -> None:
         """The function may reach memory from now on, or no longer."""
 
