@@ -158,6 +158,52 @@ def test_a_driver_that_lets_its_card_run_dry_before_it_fails_costs_no_time(
     assert min(steady) - min(after) <= 0.005 * RATE
 
 
+@pytest.mark.parametrize("asked", [0, audio.ASKED | audio.STOPPED])
+def test_a_driver_that_stops_and_starts_its_card_before_it_fails_costs_no_time(by_clock: Studio, asked: int) -> None:
+    """Without interrupts it hears too late that all was played, perhaps by a question that stops it, and gets more."""
+    by_clock.begin()
+    by_clock.run(1.0)
+    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    by_clock.card.die()
+    for _ in range(2):
+        by_clock.run(0.15)
+        played = by_clock.log.index
+        for waiting, flags in ((0, asked), (0, 0), (WINDOW, audio.RUNNING)):
+            by_clock.playback.report(by_clock.playback.tag, played, waiting, by_clock.time.now, flags)
+            by_clock.flow.pump()
+    by_clock.fail()
+    by_clock.begin()
+    by_clock.run(1.0)
+    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 2 :] if number}
+    assert max(after) - max(steady) <= 0.005 * RATE
+    assert min(steady) - min(after) <= 0.005 * RATE
+
+
+def test_a_new_cards_clock_is_known_though_its_reports_are_late(by_clock: Studio) -> None:
+    """It is asked as well, and the earliest word counts."""
+    by_clock.begin()
+    by_clock.run(1.0)
+    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    by_clock.fail()
+    by_clock.begin()
+    said, begun = 0, by_clock.time.now
+    while by_clock.playback.flow is State.JOINING:
+        by_clock.time.now += 0.001
+        by_clock.card.pass_time(by_clock.time.now, 0.001)
+        while by_clock.card.said and by_clock.time.now > begun + 0.009:
+            packet = by_clock.card.said.popleft()
+            if not packet.flags & audio.ASKED:  # where it was 9 ms ago
+                position = max(said, packet.position - 9)
+                packet = audio.Packet(packet.kind, packet.tag, position, packet.flags, packet.first, packet.second)
+            said = packet.position
+            by_clock.flow.heard(packet)
+        by_clock.flow.tick()
+    by_clock.run(0.5)
+    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 4 :] if number}
+    assert max(after) - max(steady) <= 0.005 * RATE
+    assert min(steady) - min(after) <= 0.005 * RATE
+
+
 def test_a_pause_before_a_failure_is_not_made_up_for(by_clock: Studio) -> None:
     by_clock.begin()
     by_clock.run(1.0)

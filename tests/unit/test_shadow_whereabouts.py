@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sound_studio import PERIOD, RATE, WINDOW, Studio
 
+from nooks.shadow.flow import TICK_SECONDS
 from nooks.shadow.whereabouts import OVERDUE_SECONDS, Sizes, Still
 from nooks.xpc import audio
 
@@ -87,6 +88,18 @@ def test_a_card_that_counts_its_interrupts_and_has_lost_them_repeats_little() ->
     made.close()
 
 
+def test_a_card_is_asked_out_of_step_until_it_tells_something(studio: Studio) -> None:
+    studio.begin()
+    studio.run(0.5)
+    assert studio.flow.tick_seconds == TICK_SECONDS
+    studio.card.uninterrupted = True
+    studio.run(0.1)
+    assert len({studio.flow.tick_seconds for _ in range(10)}) > 1
+    studio.card.uninterrupted = False
+    studio.run(0.1)
+    assert studio.flow.tick_seconds == TICK_SECONDS
+
+
 @pytest.mark.parametrize("asked_seconds", [0.02, 0.3])
 def test_a_question_that_stops_a_card_loses_nothing(studio: Studio, asked_seconds: float) -> None:
     """What it says is taken for once round the whole buffer; if it had not the time to play all, it did not."""
@@ -100,6 +113,24 @@ def test_a_question_that_stops_a_card_loses_nothing(studio: Studio, asked_second
     studio.run(0.1)
     assert len(studio.heard()) == last
     assert 0 <= studio.heard_again(still=Still.CARD) <= 2 * PERIOD
+
+
+def test_what_a_card_got_after_a_question_had_stopped_it_is_not_heard_again(studio: Studio) -> None:
+    """It is started with that, and plays it; none of its interrupts says so."""
+    studio.begin()
+    studio.run(0.5)
+    studio.card.uninterrupted = studio.card.stops = True
+    studio.unheard(0.1)
+    studio.card.send(audio.header(audio.ASK, studio.card.tag))
+    studio.hear()
+    stopped = studio.heard()[-1]
+    studio.card.stops = studio.card.uninterrupted = False
+    studio.card.report()
+    studio.hear()
+    studio.card.uninterrupted = True
+    studio.unheard(0.5)
+    assert studio.heard()[-1] >= stopped + WINDOW
+    assert 0 <= studio.heard_again(still=Still.CARD) <= PERIOD
 
 
 @pytest.mark.parametrize("rest", [0, 12])
@@ -155,3 +186,40 @@ def test_what_a_card_held_is_out_when_its_machine_ran_on(holding: Studio) -> Non
     holding.card.deaf = True
     holding.time.now += 0.02
     assert 0 <= holding.heard_again(still=Still.CARD) <= PERIOD
+
+
+@pytest.fixture
+def apart() -> Iterator[Studio]:
+    """A card that is not part of its domain."""
+    made = Studio(sizes=Sizes(RATE, PERIOD, WINDOW, apart=True))
+    made.begin()
+    made.run(0.5)
+    yield made
+    made.close()
+
+
+def fail_under(studio: Studio, seconds: float) -> None:
+    """Its driver fails, of which the domain is made an end so much later; until then the card plays."""
+    studio.flow.fail(still=Still.MACHINE, stopped_at=studio.time.now)
+    studio.unheard(seconds)
+    studio.card.die()
+    studio.flow.ended()
+
+
+def test_a_card_apart_plays_on_until_its_domain_lets_go_of_it(apart: Studio) -> None:
+    fail_under(apart, 0.02)
+    before, last = apart.heard()[-1], len(apart.heard())
+    apart.begin()
+    apart.run(0.1)
+    assert 0 <= before + 1 - apart.heard()[last] <= PERIOD
+
+
+def test_the_end_of_a_domain_that_played_nothing_changes_nothing(apart: Studio) -> None:
+    fail_under(apart, 0.02)
+    before, last = apart.heard()[-1], len(apart.heard())
+    apart.time.now += 0.5
+    apart.flow.fail()  # a driver that was being brought up
+    apart.flow.ended()
+    apart.begin()
+    apart.run(0.1)
+    assert 0 <= before + 1 - apart.heard()[last] <= PERIOD

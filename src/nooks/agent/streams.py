@@ -147,7 +147,9 @@ class Playing:
             self._running = False
             self._report(waiting, audio.ASKED | audio.STOPPED)
         else:
+            reported = self._reported
             self._report(waiting, audio.ASKED)
+            self._reported = reported  # an answer spares no interrupt its report
 
     def _write(self, samples: "bytes | memoryview") -> None:
         try:

@@ -130,12 +130,15 @@ def host_side_network() -> tuple[str, ...]:
     )
 
 
-SOUND_LINE = ("-audiodev", "none,id=line")
+_LINE_CLOCK = "timer-period=2500"
+"""Microseconds. QEMU moves a card on so often; by default 10 ms, in which a card has no position of its own."""
+
+SOUND_LINE = ("-audiodev", f"none,id=line,{_LINE_CLOCK}")
 """What an emulated card's plugs lead to: nobody hears it, but its clock runs."""
 
 SOUND_LINE_OUTSIDE = (
     *("-display", "dbus,p2p=yes,audiodev=line"),
-    *("-audiodev", "dbus,id=line,out.fixed-settings=off,in.fixed-settings=off,out.voices=4,in.voices=4"),
+    *("-audiodev", f"dbus,id=line,{_LINE_CLOCK},out.fixed-settings=off,in.fixed-settings=off,out.voices=4,in.voices=4"),
 )
 """Plugs that somebody outside has the other end of, by a socket that the monitor hands over (QEMU's D-Bus display).
 

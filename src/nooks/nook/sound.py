@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -167,8 +168,10 @@ class SoundSide:
         else:
             self._frames = FrameLog.create("nooks-frames", stream.frame_bytes, stream.rate)
             self._ledger.give(FRAMES_LOG, self._frames.fileno())
-        holds, rest = (SOUND_LINE_FRAMES, SOUND_LINE_PIECE) if self._line is not None else (0, 0)
-        return Playback(self._frames, self.shadow.sizes(stream.rate, holds, rest), self.shadow.policy)
+        sizes = replace(self.shadow.sizes(stream.rate), apart=not self._spec.emulated)
+        if self._line is not None:
+            sizes = replace(sizes, card=SOUND_LINE_FRAMES, rest=SOUND_LINE_PIECE)
+        return Playback(self._frames, sizes, self.shadow.policy)
 
     # -- what a domain needs ----------------------------------------------------------------------------------
 
@@ -280,7 +283,7 @@ class SoundSide:
         """Nothing serves."""
         self._detector.end()
         if self._pump is not None:
-            self._pump.follow(None)
+            self._pump.await_end()
 
     def counters(self, counters: dict[str, int]) -> None:
         """The domain lives."""

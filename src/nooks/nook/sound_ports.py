@@ -22,6 +22,8 @@ class Port:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.connection = connection
+        self.closed = False
+        """Nobody has its other end: the domain is gone, and whatever it held."""
         self._decoder = audio.Decoder()
 
     def send(self, head: bytes, samples: bytes | memoryview = b"") -> None:
@@ -40,6 +42,7 @@ class Port:
             data = self.connection.recv(_READ_BYTES)
         except OSError:
             return iter(())
+        self.closed = not data
         return self._decoder.feed(data)
 
     async def hear(self, wanted: Callable[[audio.Packet], bool]) -> None:

@@ -1,11 +1,12 @@
 """Wakes the flow of samples when there is something to do, and not otherwise: pipes, the live port, time."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from nooks.endpoint.sound import SoundEndpoint
 from nooks.nook.sound_ports import Port
-from nooks.shadow.flow import TICK_SECONDS, Flow
+from nooks.shadow.flow import Flow
 from nooks.xpc.errors import ProtocolError
 
 
@@ -30,6 +31,11 @@ class Pump:
         if port is not None:
             self._loop.add_reader(port.connection.fileno(), self._heard)
 
+    def await_end(self) -> None:
+        """The live domain is being ended: nothing that it says counts, but when it lets go of its port."""
+        if self._port is not None:
+            self._loop.add_reader(self._port.connection.fileno(), self._ending)
+
     def mind(self) -> None:
         """See what is to be waited for now."""
         played, recorded, capture = self._endpoint.played, self._endpoint.recorded, self._flow.capture
@@ -49,7 +55,7 @@ class Pump:
                 self._loop.add_writer(writing, self._tick)
             self._writing = writing
         if self._timer is None and self._flow.busy:
-            self._timer = self._loop.call_later(TICK_SECONDS, self._timed)
+            self._timer = self._loop.call_later(self._flow.tick_seconds, self._timed)
 
     def catch_up(self) -> None:
         """Take what the live domain has said by now, though this process had no time for it yet."""
@@ -76,6 +82,15 @@ class Pump:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _ending(self) -> None:
+        assert self._port is not None
+        with contextlib.suppress(ProtocolError):
+            for _ in self._port.receive():
+                pass
+        if self._port.closed:
+            self.follow(None)
+            self._flow.ended()
 
     def _played(self) -> None:
         self._flow.pump()

@@ -1,9 +1,10 @@
 """Frames between applications and a driver: asks the policies what is to happen, and has the ports do it.
 
 Never blocks and knows neither servers nor domains. Whoever has the descriptors calls ``pump`` when applications have
-something, ``heard`` when the card said something, and ``tick`` every TICK_SECONDS.
+something, ``heard`` when the card said something, and ``tick`` after ``tick_seconds``.
 """
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from nooks.xpc import audio
 from nooks.xpc.errors import ProtocolError
 
 TICK_SECONDS = 0.02
+QUESTIONING_SECONDS = 0.001, 0.01
+"""From one question to the next, at random: a driver may know only how far its card is within a period, and never go
+back in what it says, so that in step with the periods a card that moves looks as one that stands still."""
 UNREAD_SECONDS = 2.0
 """A recorder that takes nothing for so long has gone."""
 
@@ -71,6 +75,12 @@ class Flow:
         playing = self.playback is not None and self.playback.busy
         return playing or (self.capture is not None and self.capture.wanted)
 
+    @property
+    def tick_seconds(self) -> float:
+        """When to look next."""
+        asking = self.playback is not None and self.playback.questioned
+        return random.uniform(*QUESTIONING_SECONDS) if asking else TICK_SECONDS
+
     # -- the driver's life -------------------------------------------------------------------------------------
 
     def begin(self, incarnation: int) -> None:
@@ -95,6 +105,11 @@ class Flow:
         if self.capture is not None:
             self.capture.fail()
         self.changed()
+
+    def ended(self) -> None:
+        """The domain of the driver that failed can reach nothing any more."""
+        if self.playback is not None:
+            self.playback.ended(self._clock.monotonic())
 
     def give_up(self) -> None:
         """The driver will not come back by itself."""

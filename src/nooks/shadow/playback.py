@@ -70,6 +70,7 @@ class Playback:
         self._log = log
         self._card = Whereabouts(sizes)
         self._resume_at = log.heard
+        self._runs_on: Still | None = None
         self._started = False
         self._go_at = 0
         self._pace_from, self._pace_since = log.taken, 0.0
@@ -129,10 +130,11 @@ class Playback:
         if self._log.incarnation == incarnation:
             self._adopt()
             return None
-        self._card.begin()
+        joining = self.policy is Policy.CLOCK and self._log.taken > 0
+        self._card.begin(timing=joining)
         self._go_at = self._behind = 0
         self._started = False
-        if self.policy is Policy.CLOCK and self._log.taken:
+        if joining:
             self.flow = Flow.JOINING
             return self._log.begin(incarnation, self._log.taken)
         self.flow = Flow.FLOWING
@@ -149,10 +151,19 @@ class Playback:
     def fail(self, now: float, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> None:
         """The driver is gone since about ``now``. ``stopped_at``: when its machine stopped, where that is known."""
         if self.flow in (Flow.FLOWING, Flow.JOINING):
+            if self.sizes.apart:
+                still, stopped_at = Still.CARD if still is Still.CARD else Still.NOTHING, None
+                self._runs_on = still if self.flow is Flow.FLOWING and self._started else None
             self._resume_at = self._unheard(now, still) if stopped_at is None else self._unheard(stopped_at)
             self._pace(self._by_the_clock(now), now)
             self._log.end()
         self.flow = Flow.AWAY
+
+    def ended(self, now: float) -> None:
+        """The failed driver's domain has let go of everything: a card apart from it played on until now."""
+        if self._runs_on is not None:
+            self._resume_at = self._unheard(now, self._runs_on)
+            self._runs_on = None
 
     def give_up(self, now: float) -> None:
         """No driver will come by itself: applications go on, unheard."""
@@ -238,6 +249,11 @@ class Playback:
         """Whether the driver is to be asked where its card is; it counts as asked then."""
         return self.expecting and self._card.overdue(now)
 
+    @property
+    def questioned(self) -> bool:
+        """Whether the driver is being asked where its card is."""
+        return self.expecting and self._card.questioned
+
     def report(self, tag: int, position: int, waiting: int, now: float, flags: int) -> None:
         """The driver has played ``position`` frames in this life, and has ``waiting`` more; ``flags``: nooks.xpc.audio.
 
@@ -281,6 +297,7 @@ class Playback:
         self._log.go_on_at(position)
         self._log.heard = max(self._log.heard, position)
         self.dropped += max(0, position - self._resume_at)
+        self._card.timing = False
         self.flow = Flow.FLOWING
 
     # -- clocks ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ heard. Knows neither servers nor domains: it speaks to the ports below and those
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from nooks.failure.report import FailureReport, Reason
@@ -137,12 +137,12 @@ class SoundShadow:
         """What every driver is asked for."""
         return {key: value for key, value in self._log.target().items() if key not in OURS}
 
-    def sizes(self, rate: int, card: int = 0, rest: int = 0) -> Sizes:
-        """The sizes of a playback stream at the present latency, which the card may have rounded."""
+    def sizes(self, rate: int) -> Sizes:
+        """Those of a playback stream at the present latency, which the card may have rounded."""
         settings = self._log.settings
         latency = LATENCIES[str(settings[LATENCY])]
         period = int(str(settings.get(PERIOD, latency.period)))
-        return Sizes(rate, period, period * latency.periods, card, rest)
+        return Sizes(rate, period, period * latency.periods)
 
     # -- the life of the driver: nooks.recovery.protocols.Shadow -----------------------------------------------
 
@@ -245,7 +245,8 @@ class SoundShadow:
         playback.policy = self.policy
         if PERIOD in accepted:  # the driver's stream was configured anew, and forgot what it had
             self.flow.fail()
-            playback.resize(self.sizes(playback.sizes.rate, playback.sizes.card, playback.sizes.rest))
+            present = self.sizes(playback.sizes.rate)
+            playback.resize(replace(playback.sizes, period=present.period, window=present.window))
             self.flow.begin(self._incarnation)
 
     def _raise_if_away(self) -> None:

@@ -35,7 +35,8 @@ class Sizes:
     """In frames: the card's ``rate`` a second, its ``period``, what may be under way, and what the card holds.
 
     ``card`` is what a card has taken from memory, and reported, before it can be heard; of that ``rest`` stays in it
-    for ever if nothing more is taken.
+    for ever if nothing more is taken. One that is ``apart`` from its domain (a real one, a model) does not stop with
+    it, but when it can reach its memory no longer.
     """
 
     rate: int
@@ -43,6 +44,12 @@ class Sizes:
     window: int
     card: int = 0
     rest: int = 0
+    apart: bool = False
+
+    @property
+    def margin(self) -> int:
+        """So far a card may be behind its clock: QEMU moves it by a timer, and one that ended was noticed later."""
+        return self.period // 2
 
 
 class Whereabouts:
@@ -56,14 +63,21 @@ class Whereabouts:
         self.sizes = sizes
         self.begin()
 
-    def begin(self, at: int = 0) -> None:
-        """A life of the card begins, or is found under way ``at`` least there."""
+    def begin(self, at: int = 0, *, timing: bool = False) -> None:
+        """A life of the card begins, or is found under way ``at`` least there. ``timing``: see there."""
+        self.timing = timing
+        """Its clock is wanted soon and exactly: it is asked without need, and what it answers counts for that too."""
+        self.reports = 0
+        """So often it told by itself, since it began to play, where it is."""
         self.played = self.written = self.told = at
         self._clock: deque[float] = deque(maxlen=CLOCK_REPORTS)
+        self._first: list[float] = []
         self._former_clock: float | None = None
+        self._late_seconds = 0.0
         self._positions: deque[tuple[float, int]] = deque(maxlen=CLOCK_REPORTS)
         self._answers: set[int] = set()
         self._told_at = self._spoke_at = self._asked_at = 0.0
+        self._was_stopped = False
         self._stopped_at: float | None = None
 
     def report(self, position: int, written: int, now: float, flags: int) -> None:
@@ -74,33 +88,37 @@ class Whereabouts:
         else:
             self.told, self._told_at = position, now
             self._answers.clear()
+            self.reports += bool(flags & audio.RUNNING)
         if flags & audio.STOPPED:
-            self._stopped_at = now
+            self._was_stopped, self._stopped_at = True, now
             return
+        if flags & audio.RUNNING:
+            self._stopped_at = None  # it got more, and was started with that
         if not flags & audio.RUNNING:
-            self._former_clock = self._recent_clock()
-            self._clock.clear()  # it stood still for a while, who knows since when: its clock begins anew
-        elif not flags & audio.ASKED:
+            self._stood_still()
+        elif self.timing or not flags & audio.ASKED:
             self._clock.append(now - position / self.sizes.rate)
+            if len(self._first) < RECENT_REPORTS:
+                self._first.append(self._clock[-1])
         self._positions.append((now, position))
 
     def overdue(self, now: float) -> bool:
         """Whether a card that should be playing is to be asked where it is; it counts as asked then.
 
-        It is asked again as soon as it has answered: a driver that counts interrupts, and has none, knows only how far
-        its card is within a period, so that it takes many answers to see that it moves.
+        It is asked again as soon as it has answered, unless that stopped it: a driver that counts interrupts, and has
+        none, knows only how far its card is within a period, so that it takes many answers to see that it moves.
         """
         patience = max(OVERDUE_SECONDS, 2 * self.sizes.period / self.sizes.rate)
         waits = self._asked_at > self._spoke_at and now - self._asked_at < patience
-        if now - self._told_at < patience or waits or self._stopped_at is not None:
+        if (now - self._told_at < patience and not self.timing) or waits or self._was_stopped:
             return False
         self._asked_at = now
         return True
 
     @property
-    def reports(self) -> int:
-        """So many reports of a card that plays tell its clock, up to CLOCK_REPORTS."""
-        return len(self._clock)
+    def questioned(self) -> bool:
+        """Whether it is being asked: for its clock, or since it has told nothing after it was."""
+        return self.timing or self._asked_at > self._told_at
 
     def at(self, now: float) -> int:
         """Where it is, or would be if it had frames for ever, by the clock that it ever had."""
@@ -115,12 +133,27 @@ class Whereabouts:
         return self._by(self._recent_clock(), now)
 
     def in_time(self, now: float) -> int:
-        """Where it would be if it had never run dry, since its applications ``paused``."""
-        return self._by(self._recent_clock(), now)
+        """Where it would be if it had never run dry since its applications ``paused``."""
+        clock = self._recent_clock()
+        return self._by(None if clock is None else clock - self._lateness(), now)
 
     def paused(self) -> None:
         """That it stood still was right."""
         self._former_clock = None
+        self._late_seconds = 0.0
+
+    def _stood_still(self) -> None:
+        """It stands still since a while, who knows how long: its clock begins anew."""
+        if self._clock:
+            self._late_seconds, self._former_clock = self._lateness(), self._recent_clock()
+            self._clock.clear()
+            self._first = []
+            self.reports = 0
+
+    def _lateness(self) -> float:
+        """For how many seconds it stood still."""
+        last = min(self._first) - self._former_clock if self._first and self._former_clock is not None else 0.0
+        return self._late_seconds + last
 
     def _recent_clock(self) -> float | None:
         """When it would have begun, had it never stood still."""
@@ -132,7 +165,7 @@ class Whereabouts:
     def heard(self, until: float, still: Still = Still.NOTHING) -> int:
         """What was surely heard, of a card whose machine ran ``until`` then.
 
-        Of what no report covers one period may not have been; nor what the card may have held when its machine stopped.
+        Of what no report covers the margin may not have been, nor what the card may have held when its machine stopped.
         """
         sizes = self.sizes
         surely = self.played - sizes.card
@@ -143,12 +176,12 @@ class Whereabouts:
         surely = max(surely, min(reported, self.played - sizes.rest))
         if still is Still.NOTHING or self._moves(until):
             left_at = min(until, self._stopped_at or until) - sizes.card / sizes.rate
-            surely = max(surely, min(self.at_least(left_at) - sizes.period, self.written - sizes.rest))
+            surely = max(surely, min(self.at_least(left_at) - sizes.margin, self.written - sizes.rest))
         return surely
 
     def _moves(self, now: float) -> bool:
         """Whether a card that tells nothing seems to play all the same.
 
-        It moved, or stopped, from one question to another; or its agent answers none, and then nobody stopped it.
+        It moved, or was stopped, from one question to another; or its agent answers none, and then nobody stopped it.
         """
-        return self._stopped_at is not None or now - self._spoke_at > ANSWER_SECONDS or len(self._answers) > 1
+        return self._was_stopped or now - self._spoke_at > ANSWER_SECONDS or len(self._answers) > 1
