@@ -214,6 +214,19 @@ def test_a_card_apart_plays_on_until_its_domain_lets_go_of_it(apart: Studio) -> 
     assert 0 <= before + 1 - apart.heard()[last] <= PERIOD
 
 
+def test_what_was_given_up_meanwhile_is_not_heard_for_all_that(apart: Studio) -> None:
+    apart.flow.fail()
+    apart.card.die()
+    apart.flow.give_up()
+    apart.run(0.3)
+    given_up = apart.applications.played
+    apart.flow.ended()
+    apart.begin()
+    last = len(apart.heard())
+    apart.run(0.1)
+    assert apart.heard()[last] > given_up
+
+
 def test_the_end_of_a_domain_that_played_nothing_changes_nothing(apart: Studio) -> None:
     fail_under(apart, 0.02)
     before, last = apart.heard()[-1], len(apart.heard())

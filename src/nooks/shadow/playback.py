@@ -168,6 +168,7 @@ class Playback:
     def give_up(self, now: float) -> None:
         """No driver will come by itself: applications go on, unheard."""
         self.fail(now)
+        self._runs_on = None
         self._pace(self._log.taken, now)
         self.flow = Flow.GONE
 
