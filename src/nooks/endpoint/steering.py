@@ -14,6 +14,8 @@ import os
 import platform
 import struct
 
+from nooks.host.syscalls import call
+
 _TUNSETSTEERINGEBPF = 0x800454E0
 _BPF_PROG_LOAD = 5
 _BPF_PROG_TYPE_SOCKET_FILTER = 1
@@ -73,9 +75,5 @@ def _load(program_code: bytes) -> int:
         ctypes.addressof(instructions),
         ctypes.addressof(licence),
     )
-    libc = ctypes.CDLL(None, use_errno=True)
     argument = ctypes.create_string_buffer(attributes, _ATTRIBUTE_BYTES)
-    program = int(libc.syscall(number, _BPF_PROG_LOAD, argument, _ATTRIBUTE_BYTES))
-    if program < 0:
-        raise OSError(ctypes.get_errno(), "BPF_PROG_LOAD")
-    return program
+    return call(number, _BPF_PROG_LOAD, argument, _ATTRIBUTE_BYTES)
