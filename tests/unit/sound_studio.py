@@ -52,8 +52,12 @@ class Studio:
 
     def heard_again(self, *, still: Still = Still.NOTHING, stopped_at: float | None = None) -> int:
         """Fail, and begin anew: how many frames the next card repeats (below 0: leaves out)."""
-        before, last = self.heard()[-1], len(self.heard())
         self.fail(still=still, stopped_at=stopped_at)
+        return self.begin_again()
+
+    def begin_again(self) -> int:
+        """Begin anew: how many frames the next card repeats (below 0: leaves out)."""
+        before, last = self.heard()[-1], len(self.heard())
         self.begin()
         self.run(0.1)
         return before + 1 - self.heard()[last]

@@ -1,6 +1,6 @@
 """Frames on their way through failures: none lost or heard twice under *content*, none late under *clock*."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -97,12 +97,23 @@ def test_what_a_driver_was_given_and_has_not_put_into_its_card_is_not_taken_for_
     assert len(heard) - max(heard) <= 2 * PERIOD
 
 
+def delays(heard: Iterable[tuple[float, int]]) -> set[int]:
+    """By how much each frame was heard after its number's turn, in frames; silence has none."""
+    return {round(when * RATE) - number for when, number in heard if number}
+
+
+def assert_in_time(steady: set[int], after: set[int]) -> None:
+    """To 5 ms, to either side."""
+    assert max(after) - max(steady) <= 0.005 * RATE
+    assert min(steady) - min(after) <= 0.005 * RATE
+
+
 @pytest.mark.parametrize("unnoticed_seconds", [0.0, 0.1])
 def test_the_clock_goes_on_under_the_policy_clock(by_clock: Studio, unnoticed_seconds: float) -> None:
     """From the failure on, not only from when it was noticed: applications had to wait before that already."""
     by_clock.begin()
     by_clock.run(1.0)
-    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    steady = delays(by_clock.card.heard[WINDOW:])
     outage = by_clock.time.now
     by_clock.card.die()
     by_clock.run(unnoticed_seconds)
@@ -110,9 +121,8 @@ def test_the_clock_goes_on_under_the_policy_clock(by_clock: Studio, unnoticed_se
     by_clock.run(0.2 - unnoticed_seconds)
     by_clock.begin()
     by_clock.run(1.0)
-    after = {round(when * RATE) - number for when, number in by_clock.card.heard if number and when > outage}
-    assert max(after) - max(steady) <= 0.005 * RATE
-    assert min(steady) - min(after) <= 0.005 * RATE
+    after = delays((when, number) for when, number in by_clock.card.heard if when > outage)
+    assert_in_time(steady, after)
     assert 0.2 * RATE < by_clock.playback.dropped < 0.35 * RATE
     assert by_clock.playback.underruns == 0
 
@@ -124,7 +134,7 @@ def test_who_had_to_wait_or_has_nothing_for_a_moment_catches_up(
     """A card that stops blocks applications until that is noticed; their server may need a moment for what is due."""
     by_clock.begin()
     by_clock.run(1.0)
-    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    steady = delays(by_clock.card.heard[WINDOW:])
     by_clock.card.die()
     by_clock.run(unnoticed_seconds)
     by_clock.fail(still=Still.MACHINE)
@@ -133,9 +143,8 @@ def test_who_had_to_wait_or_has_nothing_for_a_moment_catches_up(
     by_clock.begin()
     by_clock.run(short_seconds, ready=0)
     by_clock.run(1.0)
-    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 2 :] if number}
-    assert max(after) - max(steady) <= 0.005 * RATE
-    assert min(steady) - min(after) <= 0.005 * RATE
+    after = delays(by_clock.card.heard[-RATE // 2 :])
+    assert_in_time(steady, after)
 
 
 @pytest.mark.parametrize("after_seconds", [0.0, 0.6])
@@ -145,7 +154,7 @@ def test_a_driver_that_lets_its_card_run_dry_before_it_fails_costs_no_time(
     """As one that hears no interrupts: it says that all was played, gets more, and says nothing any more."""
     by_clock.begin()
     by_clock.run(1.0)
-    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    steady = delays(by_clock.card.heard[WINDOW:])
     by_clock.card.die()
     by_clock.run(0.1)
     by_clock.playback.report(by_clock.playback.tag, by_clock.log.index, 0, by_clock.time.now, 0)
@@ -153,9 +162,8 @@ def test_a_driver_that_lets_its_card_run_dry_before_it_fails_costs_no_time(
     by_clock.fail()
     by_clock.begin()
     by_clock.run(1.0)
-    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 2 :] if number}
-    assert max(after) - max(steady) <= 0.005 * RATE
-    assert min(steady) - min(after) <= 0.005 * RATE
+    after = delays(by_clock.card.heard[-RATE // 2 :])
+    assert_in_time(steady, after)
 
 
 @pytest.mark.parametrize("asked", [0, audio.ASKED | audio.STOPPED])
@@ -163,7 +171,7 @@ def test_a_driver_that_stops_and_starts_its_card_before_it_fails_costs_no_time(b
     """Without interrupts it hears too late that all was played, perhaps by a question that stops it, and gets more."""
     by_clock.begin()
     by_clock.run(1.0)
-    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    steady = delays(by_clock.card.heard[WINDOW:])
     by_clock.card.die()
     for _ in range(2):
         by_clock.run(0.15)
@@ -174,16 +182,15 @@ def test_a_driver_that_stops_and_starts_its_card_before_it_fails_costs_no_time(b
     by_clock.fail()
     by_clock.begin()
     by_clock.run(1.0)
-    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 2 :] if number}
-    assert max(after) - max(steady) <= 0.005 * RATE
-    assert min(steady) - min(after) <= 0.005 * RATE
+    after = delays(by_clock.card.heard[-RATE // 2 :])
+    assert_in_time(steady, after)
 
 
 def test_a_new_cards_clock_is_known_though_its_reports_are_late(by_clock: Studio) -> None:
     """It is asked as well, and the earliest word counts."""
     by_clock.begin()
     by_clock.run(1.0)
-    steady = {round(when * RATE) - number for when, number in by_clock.card.heard[WINDOW:] if number}
+    steady = delays(by_clock.card.heard[WINDOW:])
     by_clock.fail()
     by_clock.begin()
     said, begun = 0, by_clock.time.now
@@ -199,9 +206,8 @@ def test_a_new_cards_clock_is_known_though_its_reports_are_late(by_clock: Studio
             by_clock.flow.heard(packet)
         by_clock.flow.tick()
     by_clock.run(0.5)
-    after = {round(when * RATE) - number for when, number in by_clock.card.heard[-RATE // 4 :] if number}
-    assert max(after) - max(steady) <= 0.005 * RATE
-    assert min(steady) - min(after) <= 0.005 * RATE
+    after = delays(by_clock.card.heard[-RATE // 4 :])
+    assert_in_time(steady, after)
 
 
 def test_a_pause_before_a_failure_is_not_made_up_for(by_clock: Studio) -> None:

@@ -208,10 +208,7 @@ def fail_under(studio: Studio, seconds: float) -> None:
 
 def test_a_card_apart_plays_on_until_its_domain_lets_go_of_it(apart: Studio) -> None:
     fail_under(apart, 0.02)
-    before, last = apart.heard()[-1], len(apart.heard())
-    apart.begin()
-    apart.run(0.1)
-    assert 0 <= before + 1 - apart.heard()[last] <= PERIOD
+    assert 0 <= apart.begin_again() <= PERIOD
 
 
 def test_what_was_given_up_meanwhile_is_not_heard_for_all_that(apart: Studio) -> None:
@@ -229,10 +226,7 @@ def test_what_was_given_up_meanwhile_is_not_heard_for_all_that(apart: Studio) ->
 
 def test_the_end_of_a_domain_that_played_nothing_changes_nothing(apart: Studio) -> None:
     fail_under(apart, 0.02)
-    before, last = apart.heard()[-1], len(apart.heard())
     apart.time.now += 0.5
     apart.flow.fail()  # a driver that was being brought up
     apart.flow.ended()
-    apart.begin()
-    apart.run(0.1)
-    assert 0 <= before + 1 - apart.heard()[last] <= PERIOD
+    assert 0 <= apart.begin_again() <= PERIOD

@@ -93,13 +93,13 @@ class Whereabouts:
             self._was_stopped, self._stopped_at = True, now
             return
         if flags & audio.RUNNING:
-            self._stopped_at = None  # it got more, and was started with that
-        if not flags & audio.RUNNING:
+            self._stopped_at = None  # if it was stopped it got more, and was started with that
+            if self.timing or not flags & audio.ASKED:
+                self._clock.append(now - position / self.sizes.rate)
+                if len(self._first) < RECENT_REPORTS:
+                    self._first.append(self._clock[-1])
+        else:
             self._stood_still()
-        elif self.timing or not flags & audio.ASKED:
-            self._clock.append(now - position / self.sizes.rate)
-            if len(self._first) < RECENT_REPORTS:
-                self._first.append(self._clock[-1])
         self._positions.append((now, position))
 
     def overdue(self, now: float) -> bool:
