@@ -12,6 +12,7 @@ from vfio_client import MEMORY_BYTES, Bus, Client, bus
 from nooks.hardware.epic100 import Epic100
 from nooks.hardware.etherlink import UNTOLD_MAX, UNTOLD_SECONDS, EtherLink
 from nooks.hardware.ethernet import BROADCAST
+from nooks.hardware.protocol import ACCESS, NO_REPLY, Command
 
 OWN, RING, BUFFERS = 0x8000, 0x1000, 0x4000
 MULTICAST = bytes.fromhex("01005e000001")
@@ -228,6 +229,19 @@ def test_vortex_filters(vortex: Vortex, filters: int, to: bytes, wanted: bool) -
     vortex.command(16 << 11 | filters)
     vortex.cables.far.send(frame(to))
     assert vortex.rung() == wanted
+
+
+def test_vortex_drops_what_waited_when_its_domain_dies(vortex: Vortex) -> None:
+    """The next domain's memory has no such list."""
+    vortex.card.put(RING + 0x100, 0, 0x80000000 | 90, BUFFERS, 0x80000000 | 90)
+    vortex.command(6 << 11 | 2)
+    vortex.client.write(1, 0x24, 4, RING + 0x100)
+    last = ACCESS.pack(0x0E, 1, 2) + (6 << 11 | 3).to_bytes(2, "little")
+    vortex.client.send(Command.REGION_WRITE, last, flags=NO_REPLY)
+    vortex.client.close()
+    client = vortex.card.connect()
+    assert not client.read(1, 0x0E, 2) & 0x0002
+    assert vortex.cables.frames() == []
 
 
 def test_vortex_transmits_fragments(vortex: Vortex) -> None:

@@ -130,6 +130,10 @@ class EtherLink(NetworkCard):
         self._last_up = 0
         self._received = False
 
+    def mastering_changed(self, enabled: bool) -> None:
+        """What waited for a domain that is gone is not looked for in the next one's memory."""
+        self._waiting = 0
+
     # -- registers ----------------------------------------------------------------------------------------------
 
     def read(self, bar: int, offset: int, size: int) -> int:
