@@ -13,7 +13,8 @@ from random import Random
 import pytest
 
 from nooks.agent import mover
-from nooks.image import native
+from nooks.host import native
+from nooks.image import mover_program
 from nooks.nook.block_link import REGION_BYTES, SMALL_BYTES, Link
 from nooks.nook.block_rings import Rings
 from nooks.xpc.block import (
@@ -88,7 +89,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("mover") / "mover"
     compiler = native.find_compiler("amd64")
     assert compiler is not None, "install " + native.PACKAGES
-    native.compile_mover(compiler, target, ("-Wall", "-Wextra", "-Werror"))
+    mover_program.compile_mover(compiler, target, ("-Wall", "-Wextra", "-Werror"))
     return target
 
 
@@ -215,7 +216,7 @@ def test_a_request_at_the_port_is_not_forgotten_over_those_in_the_ring(
     """It was sent while the mover slept, which something else has woken since; this one never sleeps again."""
     compiler, sleepless = native.find_compiler("amd64"), tmp_path / "mover"
     assert compiler is not None
-    native.compile_mover(compiler, sleepless, ("-DSPIN_NS=1000000000000LL",))
+    mover_program.compile_mover(compiler, sleepless, ("-DSPIN_NS=1000000000000LL",))
     bench = Bench(tmp_path, sleepless, ring=True)
     try:
         bench.ask((READ, 1, 0, 4096, BUFFER))
@@ -226,8 +227,8 @@ def test_a_request_at_the_port_is_not_forgotten_over_those_in_the_ring(
 
 
 def test_without_a_compiler_images_go_without_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.digest("i386") == ""
-    assert native.digest("amd64")
+    assert mover_program.digest("i386") == ""
+    assert mover_program.digest("amd64")
     for value in ("", "/nonexistent/cc"):
         monkeypatch.setenv("CC", value)
-        assert native.digest("amd64") == ""
+        assert mover_program.digest("amd64") == ""

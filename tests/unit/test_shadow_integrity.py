@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nooks.image import native
+from nooks.host import native
 from nooks.shadow import integrity
-from nooks.shadow.checksums import BLOCK_BYTES, by_library, by_package
+from nooks.shadow.checksums import BLOCK_BYTES, SOURCE, by_library, by_package
 from nooks.shadow.integrity import IntegrityMap
 
 BLOCKS = 16
@@ -102,7 +102,7 @@ def test_a_condemned_block_stays_so_until_it_is_written() -> None:
 
 
 def test_the_library_sums_up_as_the_package_does() -> None:
-    library = native.checksums_library()
+    library = native.library(SOURCE, pytest.fail)
     assert library is not None, "install " + native.PACKAGES
     summing = by_library(library)
     data = memoryview(bytearray(random.Random(3).randbytes(256 * BLOCK_BYTES)))
@@ -115,17 +115,12 @@ def test_the_library_sums_up_as_the_package_does() -> None:
 def library_without() -> tuple[Path | None, list[str]]:
     """The library, which can't be had, and what was told of that."""
     told: list[str] = []
-
-    def tell(message: str, done: int | None = None, total: int | None = None) -> None:
-        del done, total
-        told.append(message)
-
-    return native.checksums_library(tell), told
+    return native.library(SOURCE, told.append), told
 
 
 def test_without_a_compiler_or_a_cache_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "")
-    assert native.checksums_library() is None
+    assert library_without() == (None, [])
     monkeypatch.delenv("CC")
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     library, told = library_without()

@@ -14,7 +14,7 @@ import nooks
 from nooks.host import cache
 from nooks.host.errors import InputError
 from nooks.image import kernel as kernels
-from nooks.image import kernel_trees, native
+from nooks.image import kernel_trees, mover_program
 from nooks.image import userland as userlands
 from nooks.image.kernel import FLAVOURS, Kernel
 from nooks.image.modules import Module, ModuleTree
@@ -68,7 +68,7 @@ def build(
     """
     architecture = FLAVOURS[kernel.flavour].architecture
     userland = userlands.resolve(architecture, progress)
-    sources = payload.digest() + _own_digest() + (native.digest(architecture) if moving else "")
+    sources = payload.digest() + _own_digest() + (mover_program.digest(architecture) if moving else "")
     parts = [kernel.digest, list(modules), list(firmware), userland.digest, sources, module_states(kernel, modules)]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
     place = cache.find(_KIND, key)

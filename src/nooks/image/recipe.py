@@ -12,8 +12,9 @@ from pathlib import Path
 
 from nooks.agent.mover import PROGRAM
 from nooks.host.errors import NooksError
+from nooks.host.native import find_compiler
 from nooks.host.process import ProcessError
-from nooks.image import native
+from nooks.image import mover_program
 from nooks.image.cpio import CpioWriter
 from nooks.image.initramfs import ARCHIVE, FACTS, base_modules
 from nooks.image.kernel import Kernel
@@ -76,13 +77,13 @@ class Recipe:
 
     def _add_mover(self, writer: CpioWriter) -> None:
         """The program that moves a disk's data. It is linked with what the interpreter is linked with: libc alone."""
-        compiler = native.find_compiler(self.userland.architecture)
+        compiler = find_compiler(self.userland.architecture)
         if compiler is None:
             return
         with tempfile.TemporaryDirectory(prefix="nooks-") as folder:
             program = Path(folder) / "mover"
             try:
-                native.compile_mover(compiler, program)
+                mover_program.compile_mover(compiler, program)
             except ProcessError as error:
                 self.progress(f"data of disks will be moved by Python, which is slower: {error.message}")
                 return

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from nooks.host import native
 from nooks.host.errors import MachineError
-from nooks.image import native
 from nooks.lab import processor
 from nooks.lab.bed import own_logs
 from nooks.lab.bench_network import compare

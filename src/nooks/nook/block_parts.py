@@ -9,12 +9,12 @@ import structlog
 from nooks.device.medium import adopt_medium
 from nooks.endpoint import disk
 from nooks.endpoint.fuse_disk import FuseDisk
+from nooks.host import native
 from nooks.host.errors import StateError
-from nooks.image import native
 from nooks.nook.block_link import Link
 from nooks.nook.block_tray import MEDIUM, Tray, is_removable, open_first
 from nooks.nook.ledger import Ledger
-from nooks.shadow.checksums import Summing, by_library, by_package
+from nooks.shadow.checksums import SOURCE, Summing, by_library, by_package
 from nooks.shadow.integrity import IntegrityMap
 from nooks.shadow.requests import RequestLog
 from nooks.shadow.write_log import WriteLog
@@ -47,11 +47,10 @@ class Parts:
 def _summing() -> Summing:
     """The quickest way to checksums that there is here."""
 
-    def tell(message: str, done: int | None = None, total: int | None = None) -> None:
-        del done, total
-        structlog.get_logger().warning(message)
+    def failed(why: str) -> None:
+        structlog.get_logger().warning("checksums of disks are made one by one, which is slower", error=why)
 
-    library = native.checksums_library(tell)
+    library = native.library(SOURCE, failed)
     try:
         return by_library(library) if library is not None else by_package
     except OSError as error:

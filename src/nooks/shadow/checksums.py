@@ -10,6 +10,9 @@ from pathlib import Path
 
 import crc32c
 
+SOURCE = Path(__file__).with_name("checksums.c")
+"""Of the library (``host.native``)."""
+
 BLOCK_BYTES = 4096
 
 FEW_BLOCKS = 6
