@@ -48,9 +48,11 @@ class Bytes:
         return self._at < len(self._data)
 
 
-def attack(make: Make, identity: int, data: bytes, far_end: Callable[[], int] | None = None) -> None:
+def attack(
+    make: Make, identity: int, data: bytes, far_end: Callable[[], int] | None = None, *, in_python: bool
+) -> None:
     """Let ``data`` loose on a card. Raises AssertionError if that does not serve afterwards, or what it raises."""
-    with tempfile.TemporaryDirectory() as folder, bus(Path(folder, "socket"), make) as card:
+    with tempfile.TemporaryDirectory() as folder, bus(Path(folder, "socket"), make, in_python=in_python) as card:
         _Attack(card, Bytes(data), far_end() if far_end is not None else -1).run()
         for client in card.clients:
             client.socket.close()

@@ -7,6 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nooks.hardware.card import NETWORK_CARDS, SOUND_CARDS
+from nooks.hardware.loop import Loop
+from nooks.hardware.memory import Refused
+from nooks.hardware.pci import PciFunction
 from nooks.hardware.wave import WaveSink, WaveSource
 
 IDENTITIES = {
@@ -18,22 +21,25 @@ IDENTITIES = {
 }
 
 
+@pytest.mark.parametrize("in_python", [False, True], ids=["library", "python"])
 @pytest.mark.parametrize("name", sorted(IDENTITIES))
 @settings(max_examples=150)
 @given(data=st.binary(max_size=1500))
 @example(data=b"")
 @example(data=bytes([5, 40]) + b"\xff" * 60)
-def test_a_hostile_client_does_no_harm(name: str, data: bytes) -> None:
-    attack_card(name, data)
+def test_a_hostile_client_does_no_harm(name: str, in_python: bool, data: bytes) -> None:
+    attack_card(name, data, in_python=in_python)
 
 
-def attack_card(name: str, data: bytes) -> None:
-    """Let ``data`` loose on the card of that name."""
+def attack_card(name: str, data: bytes, *, in_python: bool) -> None:
+    """Let ``data`` loose on the card of that name; ``in_python``: it goes without the library in C."""
     if name in SOUND_CARDS:
-        attack(
-            lambda loop, refused: SOUND_CARDS[name](loop, refused, WaveSink(-1), WaveSource(-1)), IDENTITIES[name], data
-        )
+
+        def make(loop: Loop, refused: Refused) -> PciFunction:
+            return SOUND_CARDS[name](loop, refused, WaveSink(-1), WaveSource(-1))
+
+        attack(make, IDENTITIES[name], data, in_python=in_python)
         return
     cables = Cables(NETWORK_CARDS[name])
-    attack(cables.make, IDENTITIES[name], data, cables.far_end)
+    attack(cables.make, IDENTITIES[name], data, cables.far_end, in_python=in_python)
     cables.far.close()

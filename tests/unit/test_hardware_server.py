@@ -44,9 +44,9 @@ class Board(PciFunction):
         self.resets += 1
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Bus]:
-    with bus(tmp_path / "socket", Board) as made:
+@pytest.fixture(params=[False, True], ids=["library", "python"])
+def board(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bus]:
+    with bus(tmp_path / "socket", Board, in_python=request.param) as made:
         yield made
 
 
@@ -375,17 +375,18 @@ def test_a_client_that_does_not_read_is_dropped(board: Bus) -> None:
     ids=["keeps-a-clock", "yields", "busy-host"],
 )
 def test_what_a_domain_does_next_while_it_is_let_run(
-    board: Bus, monkeypatch: pytest.MonkeyPatch, yields: bool, load: float, answered: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yields: bool, load: float, answered: int
 ) -> None:
     """Its next access is answered in the same turn, unless others would run instead."""
-    client = board.connect()
     access = protocol.ACCESS.pack(0, 2, 4)
-    monkeypatch.setattr(Board, "yields", yields)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
-    monkeypatch.setattr(os, "sched_yield", lambda: following and client.send(Command.REGION_READ, following.pop()))
     following = [access]
-    client.send(Command.REGION_READ, access)
-    board.loop.turn(1.0)
-    reply_bytes = protocol.READ_REPLY.size + 4
-    assert len(client.socket.recv(4096)) == answered * reply_bytes
+    with bus(tmp_path / "socket", Board, in_python=True) as board:
+        client = board.connect()
+        monkeypatch.setattr(Board, "yields", yields)
+        monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+        monkeypatch.setattr(os, "sched_yield", lambda: following and client.send(Command.REGION_READ, following.pop()))
+        client.send(Command.REGION_READ, access)
+        board.loop.turn(1.0)
+        reply_bytes = protocol.READ_REPLY.size + 4
+        assert len(client.socket.recv(4096)) == answered * reply_bytes
     assert len(following) == 2 - answered

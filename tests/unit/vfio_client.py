@@ -11,14 +11,18 @@ import socket
 import struct
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nooks.hardware import protocol, server
+import pytest
+
+from nooks.hardware import messages, protocol, server
 from nooks.hardware.loop import Loop
 from nooks.hardware.pci import PciFunction
 from nooks.hardware.protocol import HEADER, Command
 from nooks.hardware.server import Server
+from nooks.host import native
 
 MEMORY_BYTES = 1 << 20
 
@@ -110,6 +114,14 @@ class Client:
         return data
 
 
+@cache
+def library() -> messages.Next:
+    """By which a card takes messages."""
+    path = native.library(messages.SOURCE, pytest.fail)
+    assert path is not None, "install " + native.PACKAGES
+    return messages.by_library(path)
+
+
 @dataclass
 class Bus:
     """A function on its server, with a client that has greeted, may master the bus and sees one memory."""
@@ -149,8 +161,8 @@ class Bus:
 
 
 @contextlib.contextmanager
-def bus(path: Path, make: Callable[[Loop, Any], PciFunction]) -> Generator[Bus]:
-    """A card on a bus of its own, its socket at ``path``."""
+def bus(path: Path, make: Callable[[Loop, Any], PciFunction], *, in_python: bool = False) -> Generator[Bus]:
+    """A card on a bus of its own, its socket at ``path``; ``in_python``: it goes without the library in C."""
     loop = Loop()
     refused: list[tuple[int, int, str]] = []
 
@@ -160,7 +172,7 @@ def bus(path: Path, make: Callable[[Loop, Any], PciFunction]) -> Generator[Bus]:
     function = make(loop, note)
     descriptor = guest_memory()
     memory = mmap.mmap(descriptor, MEMORY_BYTES)
-    serving = Server(loop, server.listen(str(path)), function)
+    serving = Server(loop, server.listen(str(path)), function, library=None if in_python else library())
     made = Bus(loop, function, serving, path, memory, descriptor, refused)
     try:
         yield made

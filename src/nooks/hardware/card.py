@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nooks.hardware.confinement import confine
@@ -20,6 +21,7 @@ from nooks.hardware.es1371 import Es1371
 from nooks.hardware.etherlink import EtherLink
 from nooks.hardware.loop import Loop
 from nooks.hardware.memory import Refused
+from nooks.hardware.messages import Next, by_library
 from nooks.hardware.misbehaviour import Kind, Misbehaviour
 from nooks.hardware.network import NetworkCardFactory
 from nooks.hardware.pci import PciFunction
@@ -47,7 +49,8 @@ class Card:
         handlers = {"state": self._state, "reset": self._reset, "misbehave": self._misbehave}
         self._control = Control(socket.socket(fileno=options.control_fd), handlers, self._loop.stop)
         self._loop.add(self._control.fileno(), self._control.serve)
-        self._server = Server(self._loop, socket.socket(fileno=options.listener_fd), self._function, self._changed)
+        listener = socket.socket(fileno=options.listener_fd)
+        self._server = Server(self._loop, listener, self._function, self._changed, _library(options.library))
         self._misbehaviour = Misbehaviour(self._function, self._server)
         self._tell_again = 0.0
 
@@ -95,6 +98,15 @@ class Card:
         return {"kind": kind}
 
 
+def _library(path: Path | None) -> Next | None:
+    """By which messages are taken. Where the cache is on a file system without programs, it goes without."""
+    try:
+        return by_library(path) if path is not None else None
+    except OSError as error:
+        print(f"messages are taken without the library, which is slower: {error}", file=sys.stderr, flush=True)
+        return None
+
+
 def main() -> int:
     """The process's entry point."""
     parser = argparse.ArgumentParser(prog="nooks.hardware.card")
@@ -104,6 +116,7 @@ def main() -> int:
     for name in ("cable", "play", "record"):
         parser.add_argument(f"--{name}-fd", type=int, default=-1)
     parser.add_argument("--serial", default="")
+    parser.add_argument("--library", type=Path, help="messages.c, compiled")
     parser.add_argument("--user-id", type=int)
     parser.add_argument("--network-fd", type=int, default=-1)
     parser.add_argument("--address-space-bytes", type=int, default=0)

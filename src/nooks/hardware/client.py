@@ -3,71 +3,52 @@
 A client is mistrusted. Whatever it sends, at worst it is told an errno or is disconnected.
 """
 
-import array
 import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from nooks.hardware import protocol
+from nooks.hardware.messages import MESSAGE, NOTHING, READ, VIOLATIONS, WRITE, Message, Messages, Next, Violation
 from nooks.hardware.pci import CONFIG_BYTES, PciFunction
 from nooks.hardware.protocol import (
     ACCESS,
     CONFIG_REGION,
-    HEADER,
     MAX_TRANSFER_BYTES,
-    MESSAGE_BYTES_MAX,
     NO_REPLY,
-    READ_REPLY,
-    REPLY,
     TYPE_MASK,
     Command,
     DeviceFlags,
     DmaFlags,
     RegionFlags,
-    is_natural,
     pieces,
 )
 from nooks.host.pace import load_factor
 
-_BUFFER_BYTES = 4 * MESSAGE_BYTES_MAX
-_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * protocol.DESCRIPTORS_MAX)
-
 YIELDS = 2
 """So often others are let run, and nothing has come, before a card sleeps."""
-_LOOKS_PER_TURN = 16
 _CROWD, _CROWD_SECONDS = 2.0, 1.0
 """With more threads that want each processor nobody is let run before us: who sleeps is woken before those who compute.
 So often that is looked at."""
 
-_READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
-_HEADER_BYTES, _ACCESS_BYTES = HEADER.size, ACCESS.size
-_CLOSE_ON_EXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
-"""Plain integers, as everything that each access to a register meets: an enumeration's operators take a microsecond."""
-
-
-class Violation(Exception):  # noqa: N818 - what a client did
-    """A client does not keep to the protocol so badly that nothing more can be understood."""
-
 
 class Client:
-    """One connection. ``serve`` raises Violation or OSError when it is to be dropped."""
+    """One connection; ``library`` is by which it takes messages. ``serve`` raises Violation or OSError when it is to be
+    dropped."""
 
-    def __init__(self, connection: socket.socket, function: PciFunction) -> None:
-        connection.setblocking(False)
+    def __init__(self, connection: socket.socket, function: PciFunction, library: Next | None = None) -> None:
         self._socket = connection
+        self._messages = Messages(connection, library)
         self._function = function
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
-        self._have = 0
-        self._descriptors: list[int] = []
         self._greeted = False
         self._look_again = 0.0
         self._crowded = False
         self._region_bytes = {CONFIG_REGION: CONFIG_BYTES} | {number: bar.size for number, bar in function.bars.items()}
         self._handlers: dict[int, Callable[[memoryview, list[int]], bytes]] = {
             Command.VERSION: self._version,
+            Command.REGION_READ: self._region_read,
+            Command.REGION_WRITE: self._region_write,
             Command.DMA_MAP: self._dma_map,
             Command.DMA_UNMAP: self._dma_unmap,
             Command.DEVICE_GET_INFO: self._device_info,
@@ -84,7 +65,7 @@ class Client:
 
     def close(self) -> None:
         """End the connection."""
-        self._close_descriptors()
+        self._messages.close()
         self._socket.close()
 
     # -- messages -----------------------------------------------------------------------------------------------
@@ -99,155 +80,87 @@ class Client:
         self._function.idle()
 
     def _serve(self) -> None:
-        if not self._function.yields:
-            self._receive()
-            return
-        left = YIELDS
-        for _ in range(_LOOKS_PER_TURN):
-            if self._receive():
-                left = YIELDS
-            elif not left or not self._yield():
-                return
+        messages, function = self._messages, self._function
+        following, access = messages.next, messages.state
+        messages.begin(self._yields())
+        kind = following(0)
+        while kind != NOTHING:
+            value = 0
+            if kind == READ:
+                value = function.read_register(access.region, access.offset, access.size)
+            elif kind == WRITE:
+                function.write(access.region, access.offset, access.size, access.value)
+            elif kind == MESSAGE:
+                self._answer(messages.take())
             else:
-                left -= 1
+                raise Violation(VIOLATIONS[kind])
+            kind = following(value)
 
-    def _yield(self) -> bool:
-        """Let others run; False: it is to be left, since they would be others than the domain."""
+    def _yields(self) -> int:
+        """How often to let others run; not at all if they would be others than the domain."""
+        if not self._function.yields:
+            return 0
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + _CROWD_SECONDS
             self._crowded = load_factor() > _CROWD
-        if not self._crowded:
-            os.sched_yield()
-        return not self._crowded
+        return 0 if self._crowded else YIELDS
 
-    def _receive(self) -> bool:
-        """Deal with what is there; False: nothing is."""
-        try:
-            count, ancillary, flags, _ = self._socket.recvmsg_into(
-                [self._view[self._have :]], _ANCILLARY_BYTES, _CLOSE_ON_EXEC
-            )
-        except BlockingIOError:
-            return False
-        if ancillary:
-            self._take_descriptors(ancillary)
-        if flags & _TRUNCATED or len(self._descriptors) > protocol.DESCRIPTORS_MAX:
-            raise Violation("too many descriptors")
-        if not count:
-            raise Violation("the client has gone")
-        self._consume(self._have + count)
-        return True
-
-    def _consume(self, end: int) -> None:
-        """Deal with every whole message in the buffer's first ``end`` bytes; the rest waits for more."""
-        at = 0
-        while end - at >= _HEADER_BYTES:
-            message_id, command, size, flags, _ = HEADER.unpack_from(self._buffer, at)
-            if not _HEADER_BYTES <= size <= MESSAGE_BYTES_MAX:
-                raise Violation(f"a message of {size} bytes")
-            if end - at < size:
-                break
-            body = at + _HEADER_BYTES
-            at += size
-            # Descriptors come with the last bytes of one reading (unix(7)), so with this message or a later one.
-            self._answer(message_id, command, flags, body, at, last=at == end)
-        if at < end:
-            self._buffer[: end - at] = self._buffer[at:end]
-        self._have = end - at
-
-    def _answer(self, message_id: int, command: int, flags: int, body: int, end: int, *, last: bool) -> None:
-        if flags & TYPE_MASK:
+    def _answer(self, message: Message) -> None:
+        if message.flags & TYPE_MASK:
             raise Violation("a reply to nothing")
         try:
-            if command == _READ:
-                reply = self._region_read(message_id, body, end)
-            elif command == _WRITE:
-                access = self._region_write(body, end)
-                if flags & NO_REPLY:
-                    return
-                reply = READ_REPLY.pack(message_id, _WRITE, READ_REPLY.size, REPLY, 0, *access)
-            else:
-                reply = protocol.answer(message_id, command, self._handle(command, body, end, last=last))
+            reply = protocol.answer(message.message_id, message.command, self._handle(message))
         except OSError as error:
-            reply = protocol.refusal(message_id, command, error.errno or errno.EINVAL)
-        if not flags & NO_REPLY:
-            self._send(reply)
+            reply = protocol.refusal(message.message_id, message.command, error.errno or errno.EINVAL)
+        if not message.flags & NO_REPLY:
+            self._messages.send(reply)
 
-    def _send(self, reply: bytes) -> None:
-        """A client that does not read what it asked for is dropped."""
-        try:
-            sent = self._socket.send(reply)
-        except BlockingIOError:
-            sent = 0
-        if sent != len(reply):
-            raise Violation("the client does not read its answers")
-
-    def _handle(self, command: int, body: int, end: int, *, last: bool) -> bytes:
-        handler = self._handlers.get(command)
+    def _handle(self, message: Message) -> bytes:
+        handler = self._handlers.get(message.command)
         if handler is None:
             raise OSError(errno.ENOSYS, "not offered")
-        if not self._greeted and command != Command.VERSION:
+        if not self._greeted and message.command != Command.VERSION:
             raise Violation("the version comes first")
-        descriptors: list[int] = []
-        if last:
-            descriptors, self._descriptors = self._descriptors, descriptors
+        descriptors = self._messages.take_descriptors() if message.last else []
         try:
-            return handler(self._view[body:end], descriptors)
+            return handler(message.payload, descriptors)
         finally:
             for descriptor in descriptors:  # what a handler took over is no longer in the list
                 os.close(descriptor)
 
-    def _take_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(data[: len(data) // numbers.itemsize * numbers.itemsize])
-                self._descriptors.extend(numbers)
+    # -- accesses, but for those of a register, naturally aligned -----------------------------------------------
 
-    def _close_descriptors(self) -> None:
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors = []
-
-    # -- registers ----------------------------------------------------------------------------------------------
-
-    def _region_read(self, message_id: int, body: int, end: int) -> bytes:
-        offset, region, count = self._access(body, end)
+    def _region_read(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        offset, region, count = self._access(payload)
         if region == CONFIG_REGION:
             data = self._function.read_config(offset, count)
-        elif is_natural(offset, count):
-            data = self._function.read_register(region, offset, count).to_bytes(count, "little")
         else:
             read = self._function.read_register
             data = b"".join([read(region, at, size).to_bytes(size, "little") for at, size in pieces(offset, count)])
-        return READ_REPLY.pack(message_id, _READ, READ_REPLY.size + count, REPLY, 0, offset, region, count) + data
+        return ACCESS.pack(offset, region, count) + data
 
-    def _region_write(self, body: int, end: int) -> tuple[int, int, int]:
-        offset, region, count = access = self._access(body, end)
-        start = body + _ACCESS_BYTES
-        if end - start != count:
+    def _region_write(self, payload: memoryview, descriptors: list[int]) -> bytes:
+        offset, region, count = self._access(payload)
+        data = payload[ACCESS.size :]
+        if len(data) != count:
             raise OSError(errno.EINVAL, "not as many bytes as announced")
-        self._write(region, offset, self._view[start:end])
-        return access
+        self._write(region, offset, data)
+        return ACCESS.pack(offset, region, count)
 
     def _write(self, region: int, offset: int, data: memoryview) -> None:
-        count = len(data)
         if region == CONFIG_REGION:
             self._function.write_config(offset, bytes(data))
-        elif is_natural(offset, count):
-            self._function.write(region, offset, count, int.from_bytes(data, "little"))
-        else:
-            for at, size in pieces(offset, count):
-                first = at - offset
-                self._function.write(region, at, size, int.from_bytes(data[first : first + size], "little"))
+            return
+        for at, size in pieces(offset, len(data)):
+            first = at - offset
+            self._function.write(region, at, size, int.from_bytes(data[first : first + size], "little"))
 
-    def _access(self, body: int, end: int) -> tuple[int, int, int]:
+    def _access(self, payload: memoryview) -> tuple[int, int, int]:
         """Offset, region and count of an access that lies inside a region. Raises OSError for another."""
-        if not self._greeted:
-            raise Violation("the version comes first")
-        if end - body < _ACCESS_BYTES:
+        if len(payload) < ACCESS.size:
             raise OSError(errno.EINVAL, "no access")
-        access = offset, region, count = ACCESS.unpack_from(self._buffer, body)
+        access = offset, region, count = ACCESS.unpack_from(payload)
         self._check(offset, region, count)
         return access
 
@@ -278,6 +191,7 @@ class Client:
         if major != protocol.MAJOR:
             raise OSError(errno.ENOTSUP, "an unknown major version")
         self._greeted = True
+        self._messages.open({number: bar.size for number, bar in self._function.bars.items()})
         return protocol.VERSION.pack(protocol.MAJOR, protocol.MINOR) + protocol.capabilities()
 
     def _device_info(self, payload: memoryview, descriptors: list[int]) -> bytes:

@@ -5,13 +5,17 @@ import os
 import socket
 from collections.abc import Callable
 
-from nooks.hardware.client import Client, Violation
+from nooks.hardware.client import Client
 from nooks.hardware.loop import Loop
+from nooks.hardware.messages import Next, Violation
 from nooks.hardware.pci import PciFunction
 
 
 class Server:
-    """Accepts clients for ``function`` on a listening socket. ``changed`` is told whether there is one."""
+    """Accepts clients for ``function`` on a listening socket, whose messages are taken by ``library`` if there is one.
+
+    ``changed`` is told whether there is a client.
+    """
 
     def __init__(
         self,
@@ -19,11 +23,13 @@ class Server:
         listener: socket.socket,
         function: PciFunction,
         changed: Callable[[bool], None] = lambda connected: None,
+        library: Next | None = None,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._function = function
         self._changed = changed
+        self._library = library
         self._client: Client | None = None
         self._absent = False
         listener.setblocking(False)
@@ -79,7 +85,7 @@ class Server:
         except OSError:
             return
         self._loop.remove(self._listener.fileno())
-        self._client = Client(connection, self._function)
+        self._client = Client(connection, self._function, self._library)
         self._loop.add(connection.fileno(), self._serve)
         self._changed(True)
 
