@@ -108,15 +108,18 @@ def one_by_one(data: bytes) -> int:
     return total
 
 
-@given(st.sampled_from([6, 17]), st.integers(20, 1460), st.integers(0, 2**32), st.booleans())
-def test_checksums(protocol: int, size: int, seed: int, tagged: bool) -> None:
+@given(st.sampled_from([6, 17]), st.integers(20, 1460), st.integers(0, 2**32), st.booleans(), st.integers(0, 10))
+def test_checksums(protocol: int, size: int, seed: int, tagged: bool, options: int) -> None:
     data = random.Random(seed).randbytes(size)
     addresses = random.Random(seed + 1).randbytes(8)
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + size, 1, 0x4000, 64, protocol, 0) + addresses
+    header_bytes = 20 + 4 * options
+    first = 0x40 | header_bytes // 4
+    header = struct.pack(">BBHHHBBH", first, 0, header_bytes + size, 1, 0x4000, 64, protocol, 0) + addresses
+    header += random.Random(seed + 2).randbytes(4 * options)
     tag = b"\x81\x00\x00\x05" if tagged else b""
     frame = bytearray(bytes(12) + tag + b"\x08\x00" + header + data + b"padding")
     fill_in(frame)
-    segment = bytes(frame[len(tag) + 34 : -7])
+    segment = bytes(frame[len(tag) + 14 + header_bytes : -7])
     assert one_by_one(addresses + struct.pack(">HH", protocol, size) + segment) == 0xFFFF
     at = 16 if protocol == 6 else 6
     assert segment[:at] + segment[at + 2 :] == data[:at] + data[at + 2 :]

@@ -7,6 +7,9 @@ _VLAN, _IPV4 = 0x8100, 0x0800
 _TCP, _UDP = 6, 17
 _CHECKSUM_AT = {_TCP: 16, _UDP: 6}
 _FRAGMENTED = 0x3FFF
+_HEADERS = struct.Struct(">12xHBxHxxHxB")
+"""Of an Ethernet frame the type; of its IPv4 packet the header's and the whole length, the fragment, the protocol."""
+_ADDRESSES_AT, _ADDRESSES_BYTES, _LEAST_HEADER_BYTES = 12, 8, 20
 
 
 def fill_in(frame: bytearray) -> None:
@@ -16,25 +19,26 @@ def fill_in(frame: bytearray) -> None:
     two ways to write nought it gives the one that UDP wants.
     """
     start = _ETHERNET_BYTES
-    if len(frame) < start + 20:
+    if len(frame) < start + _VLAN_BYTES + _LEAST_HEADER_BYTES:
         return
-    kind = frame[12] << 8 | frame[13]
+    kind, first, total, fragment, protocol = _HEADERS.unpack_from(frame)
     if kind == _VLAN:
-        kind = frame[16] << 8 | frame[17]
+        kind, first, total, fragment, protocol = _HEADERS.unpack_from(frame, _VLAN_BYTES)
         start += _VLAN_BYTES
-    header_bytes = (frame[start] & 15) * 4
-    protocol = frame[start + 9] if start + 9 < len(frame) else 0
-    if kind != _IPV4 or protocol not in _CHECKSUM_AT or header_bytes < 20:
+    header_bytes = (first & 15) * 4
+    if kind != _IPV4 or protocol not in _CHECKSUM_AT or header_bytes < _LEAST_HEADER_BYTES:
         return
-    total, _, fragment = struct.unpack_from(">HHH", frame, start + 2)
     segment, end = start + header_bytes, start + total
     at = segment + _CHECKSUM_AT[protocol]
     if fragment & _FRAGMENTED or end > len(frame) or at + 2 > end:
         return
     frame[at : at + 2] = b"\0\0"
-    data = frame[segment:end]
-    if len(data) & 1:
-        data += b"\0"
-    addresses = int.from_bytes(frame[start + 12 : start + 20], "big")
-    total_sum = int.from_bytes(data, "big") + addresses + protocol + end - segment
-    struct.pack_into(">H", frame, at, 0xFFFF - total_sum % 0xFFFF)
+    addresses = start + _ADDRESSES_AT
+    pseudo_header = protocol + end - segment
+    if header_bytes == _LEAST_HEADER_BYTES:  # the addresses come right before the segment
+        summed = int.from_bytes(frame[addresses:end], "big")
+    else:
+        summed = int.from_bytes(frame[addresses : addresses + _ADDRESSES_BYTES] + frame[segment:end], "big")
+    if end - segment & 1:
+        summed <<= 8
+    struct.pack_into(">H", frame, at, 0xFFFF - (summed + pseudo_header) % 0xFFFF)

@@ -16,7 +16,7 @@ def gather(memory: GuestMemory, at: int) -> bytearray:
         at += 8
         if length & _LAST:
             break
-    return frame[:FRAME_BYTES_MAX]
+    return frame if len(frame) <= FRAME_BYTES_MAX else frame[:FRAME_BYTES_MAX]
 
 
 def scatter(memory: GuestMemory, at: int, frame: bytes) -> bool:

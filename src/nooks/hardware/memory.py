@@ -49,6 +49,8 @@ class _Grant:
 _NO_FILE = _File(None, memoryview(b""), memoryview(b"").cast("I"))
 _NOTHING = _Grant(0, 0, _NO_FILE, 0, readable=False, writable=False)
 
+_WORDS = [struct.Struct(f"<{count}I") for count in range(5)]
+
 _ASTRAY = 0x7F << 40
 """Where a card that goes astray reaches: no domain has so much memory."""
 
@@ -173,8 +175,8 @@ class GuestMemory:
         grant.file.bytes[at : at + size] = data
 
     def read_words(self, address: int, count: int) -> tuple[int, ...]:
-        """32-bit words. Raises DmaRefused."""
-        return struct.unpack(f"<{count}I", self.read(address, 4 * count))
+        """Up to four 32-bit words. Raises DmaRefused."""
+        return _WORDS[count].unpack(self.read(address, 4 * count))
 
     def write_word(self, address: int, value: int) -> None:
         """One 32-bit word, stored at once if it is aligned: its reader sees all of it or nothing. Raises DmaRefused."""
