@@ -29,7 +29,7 @@ from nooks.hardware.messages import (
 from nooks.hardware.protocol import ACCESS, DESCRIPTORS_MAX, HEADER, MESSAGE_BYTES_MAX, NO_REPLY, Command
 from nooks.host import native
 
-SIZES = {0: 64, 2: 4096}
+SIZES = {0: 64, 2: 4096, 3: 6}
 WAYS: list[Callable[[], Next | None]] = [library, lambda: None]
 both = pytest.mark.parametrize("way", WAYS, ids=["library", "python"])
 
@@ -153,6 +153,24 @@ def test_accesses_are_told_and_answered(way: Callable[[], Next | None]) -> None:
 
 
 @both
+@pytest.mark.parametrize(
+    ("region", "offset", "count"),
+    [(2, 6, 4), (2, 1, 2), (2, 8, 3), (2, 8, 8), (2, 4096, 4), (3, 4, 4), (1, 0, 4), (9, 0, 4), (2**32 - 1, 0, 4)],
+)
+def test_what_is_no_access_to_a_register_is_left_as_it_is(
+    way: Callable[[], Next | None], region: int, offset: int, count: int
+) -> None:
+    """Not aligned, of no natural size, outside of its region, or of none that was opened."""
+    with Ends(way) as ends:
+        ends.client.send(access(Command.REGION_READ, region, offset, count))
+        assert ends.turn() == [
+            (MESSAGE, 7, Command.REGION_READ, 0, ACCESS.pack(offset, region, count), True),
+            (NOTHING,),
+        ]
+        assert ends.answers() == b""
+
+
+@both
 @pytest.mark.parametrize("size", [0, HEADER.size - 1, MESSAGE_BYTES_MAX + 1, 2**32 - 1])
 def test_impossible_sizes(way: Callable[[], Next | None], size: int) -> None:
     with Ends(way) as ends:
@@ -181,8 +199,21 @@ def test_a_client_that_hangs_up(way: Callable[[], Next | None]) -> None:
         assert ends.turn() == [(NOTHING,)]
         ends.client.close()
         assert ends.turn() == [(GONE,)]
+
+
+@both
+def test_what_is_closed_is_not_read_from(way: Callable[[], Next | None]) -> None:
+    """Its descriptor's number may be another's by then."""
+    with Ends(way) as ends:
         ends.messages.close()
-        assert ends.turn() == [(GONE,)]  # and what is closed is not read from
+        number = ends.card.fileno()
+        ends.card.close()
+        others = socket.socketpair()
+        with others[0], others[1]:
+            assert number in (one.fileno() for one in others)
+            for one in others:
+                one.send(access(Command.REGION_READ, 0, 0, 4))
+            assert ends.turn() == [(GONE,)]
 
 
 @both
