@@ -98,6 +98,7 @@ def test_a_card_that_no_snapshot_holds(bench: Bench, means: str) -> None:
 def test_a_dead_supervisor_leaves_the_card_to_the_next(bench: Bench) -> None:
     started = bench.start("epic100", "model:epic100")
     card = model_process(bench)
+    assert "/messages.so" in Path(f"/proc/{card}/maps").read_text(), "it takes messages in Python, which is slower"
     os.kill(started["pid"], signal.SIGKILL)
     time.sleep(0.3)
     assert bench.reaches_peer()
