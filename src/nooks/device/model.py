@@ -2,18 +2,12 @@
 
 import difflib
 import os
-import sys
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
-import nooks
-from nooks.host import native
 from nooks.host.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,9 +23,6 @@ FILES = {"play": os.O_RDWR | os.O_CREAT, "record": os.O_RDONLY}
 """Of sound cards: the WAV file that what is played goes into, and the one that is recorded; how they are opened."""
 
 TABLE = Path(__file__).with_name("cards.toml")
-
-MESSAGES = Path(nooks.__path__[0], "hardware/messages.c")
-"""The source of the library by which a card takes a domain's messages."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +81,6 @@ def open_files(device: "Device") -> dict[str, int]:
                     os.close(descriptor)
                 raise InputError(f"{key}={path}: {error.strerror}", "give the path of a WAV file") from None
     return opened
-
-
-def process(name: str, descriptors: Mapping[str, int], *words: str) -> list[str]:
-    """The command line of a card's process, which inherits ``descriptors`` by what it calls them (hardware.card)."""
-    handed = [f"--{kind}-fd={number}" for kind, number in descriptors.items()]
-    library = native.library(MESSAGES, _slower)
-    if library is not None:
-        handed.append(f"--library={library}")
-    return [sys.executable, "-I", "-m", "nooks.hardware.card", name, *handed, *words]
-
-
-def _slower(why: str) -> None:
-    structlog.get_logger().warning("cards take messages without their library, which is slower", error=why)
 
 
 def properties(socket_path: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
-from nooks.device import model
+from nooks.device import model_process
 from nooks.hardware.server import listen
 from nooks.host.errors import NooksError
 from nooks.host.process import spawn
@@ -28,7 +28,7 @@ def powered(name: str, place: Path, ends: Mapping[str, int], serial: str = "") -
         with theirs, listen(str(place)) as listener:
             descriptors = {"listener": listener.fileno(), "control": theirs.fileno(), **ends}
             process = spawn(
-                model.process(name, descriptors, f"--serial={serial}"),
+                model_process.command(name, descriptors, f"--serial={serial}"),
                 pass_fds=list(descriptors.values()),
                 stderr=sys.stderr.fileno(),
                 new_session=True,

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from nooks.device import model
+from nooks.device import model, model_process
 from nooks.domain.domain import Domain
 from nooks.failure.presence import PresenceDetector
 from nooks.failure.report import FailureReport, Reason, ReportSink
@@ -275,7 +275,7 @@ class Starting:
             f"--address-space-bytes={ADDRESS_SPACE_BYTES}",
         )
         return spawn(
-            model.process(self._card.model, descriptors, *words),
+            model_process.command(self._card.model, descriptors, *words),
             pass_fds=list(descriptors.values()),
             stderr=sys.stderr.fileno(),
             new_session=True,
