@@ -31,7 +31,7 @@ PROGRAMS: dict[str, tuple[Status, str, str]] = {
     "depmod": ("fail", "kmod", "finds what modules depend on"),
     "setpriv": ("fail", "util-linux", "takes privileges from QEMU"),
     "nsenter": ("fail", "util-linux", "takes the network from QEMU"),
-    "cc": ("warn", "gcc libc6-dev", "makes the program that moves data of disks, which Python does slower"),
+    "cc": ("warn", "gcc libc6-dev", "makes what serves disks and device models sooner than Python does"),
     "slirp4netns": ("warn", "slirp4netns", "connects a card's cable with 'wire = \"user\"'"),
     "curl": ("warn", "curl", "is the client of 'nooks demo'"),
     "iperf3": ("warn", "iperf3", "is the load of 'nooks bench network'"),
