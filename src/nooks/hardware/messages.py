@@ -2,7 +2,7 @@
 
 Nearly all of them are accesses to a register, and of those a card gets thousands for each megabyte. So these are told
 by four numbers and answered here; any other message is given as it is. ``next`` is in Python, or by a library in C
-(``messages.c``) which does the same in a sixth of the time.
+(``messages.c``) which does the same in 0.4 of the time, system calls and all.
 """
 
 import array
