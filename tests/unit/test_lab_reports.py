@@ -13,7 +13,7 @@ from nooks.lab import bed, bench_network, demo_network, leaks
 from nooks.lab.bare_guest import libraries
 from nooks.lab.bench_network import Figure
 from nooks.lab.by_hand import arguments_of
-from nooks.lab.complexity import lines_of_code, rooms
+from nooks.lab.complexity import classes, in_c, lines_of_code, rooms
 from nooks.lab.demo_network import SIZE_BYTES, WAYS, Scene, summarize
 from nooks.lab.demo_screen import Screen
 from nooks.lab.figures import quantiles
@@ -206,6 +206,19 @@ def test_lines_of_code_leave_out_comments_blanks_and_docstrings(tmp_path: Path) 
     (tmp_path / "room" / "a.py").write_text(source)
     (tmp_path / "top.py").write_text("x = 1\n")
     assert rooms(tmp_path) == {"nooks (top level)": 1, "room": 4}
+
+
+def test_lines_of_c_and_of_one_class(tmp_path: Path) -> None:
+    (tmp_path / "endpoint").mkdir()
+    (tmp_path / "endpoint" / "ublk.c").write_text("/* what\n * it is */\nint a; /* b */\n\n// c\nint d;\n")
+    for name in ("ublk", "tap", "pulse", "__init__"):
+        (tmp_path / "endpoint" / f"{name}.py").write_text("x = 1\n")
+    assert in_c(tmp_path) == {"endpoint/ublk.c": 2}
+    assert classes(tmp_path) == {
+        "block": {"endpoint/ublk.py": 1},
+        "sound": {"endpoint/pulse.py": 1},
+        "network": {"endpoint/tap.py": 1},
+    }
 
 
 def test_beds_do_not_meet() -> None:
