@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nooks.device import model_process
 from nooks.domain.snapshot import new_memory
 from nooks.hardware.server import listen
 from nooks.host import tsc
@@ -43,18 +43,18 @@ class SoundBench:
         descriptors = {"listener": listener.fileno(), "control": theirs.fileno(), "play": play}
         if self.record is not None:
             descriptors["record"] = os.open(self.record, os.O_RDONLY)
-        words = [f"--{kind}-fd={number}" for kind, number in descriptors.items()]
-        argv = [sys.executable, "-m", "nooks.hardware.card", self.model, *words]
+        argv = model_process.command(self.model, descriptors)
         self.card = subprocess.Popen(argv, pass_fds=list(descriptors.values()))
         listener.close()
         theirs.close()
         os.close(play)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """A card must end well, but what ends the test (an interrupt, say, that the card heard too) is told first."""
         self.control.close()
         try:
-            assert self.card.wait(10) == 0
+            assert self.card.wait(10) == 0 or kind is not None
         finally:
             self.card.kill()
             self.card.wait()
