@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from nooks.device.model_process import MESSAGES
 from nooks.hardware import messages, protocol, server
 from nooks.hardware.loop import Loop
 from nooks.hardware.pci import PciFunction
@@ -117,7 +118,7 @@ class Client:
 @cache
 def library() -> messages.Next:
     """By which a card takes messages."""
-    path = native.library(messages.SOURCE, pytest.fail)
+    path = native.library(MESSAGES, pytest.fail)
     assert path is not None, "install " + native.PACKAGES
     return messages.by_library(path)
 

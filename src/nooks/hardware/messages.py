@@ -28,9 +28,6 @@ from nooks.hardware.protocol import (
     is_natural,
 )
 
-SOURCE = Path(__file__).with_name("messages.c")
-"""Of the library (``host.native``)."""
-
 NOTHING, READ, WRITE, MESSAGE, GONE, MALFORMED, TOO_MANY_DESCRIPTORS, UNREAD, _RECEIVED = range(9)
 """What comes next: nothing for the moment, an access, another message, or a reason to drop the client."""
 
