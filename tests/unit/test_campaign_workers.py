@@ -72,28 +72,75 @@ def test_what_a_dead_worker_started_ends_with_it(hands: Hands) -> None:
         time.sleep(0.05)
 
 
-def test_a_process_that_is_just_being_started_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While execve(2) lays out a program's memory, nobody sees its environment."""
+@pytest.fixture
+def marked() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A process with a token of its own in its environment."""
     token = token_hex(16)
     process = subprocess.Popen(["sleep", "300"], env={sweep_module.TOKEN: token})
+    yield process, token
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("seen_at", [2, 3])
+@pytest.mark.parametrize("words_ahead", [0, 1])
+def test_a_process_that_is_just_being_started_is_not_overlooked(
+    marked: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch, seen_at: int, words_ahead: int
+) -> None:
+    """While execve(2) lays out a program's memory nobody sees its environment; that may end between any two looks."""
+    process, token = marked
     looks = 0
 
     def environment(pid: int) -> bytes:
         nonlocal looks
         looks += pid == process.pid
-        return b"" if pid == process.pid and looks < 3 else processes.environment(pid)
+        return b"" if pid == process.pid and looks < seen_at else processes.environment(pid)
 
     def words(pid: int) -> list[str]:
-        return [] if pid == process.pid and looks < 3 else processes.command_line(pid)
+        return [] if pid == process.pid and looks + words_ahead < seen_at else processes.command_line(pid)
 
     monkeypatch.setattr(sweep_module, "environment", environment)
     monkeypatch.setattr(sweep_module, "command_line", words)
-    try:
-        sweep_module.sweep(token, {})
-        assert process.wait(5) == -signal.SIGKILL
-    finally:
+    sweep_module.sweep(token, {})
+    assert process.wait(5) == -signal.SIGKILL
+
+
+def test_a_process_that_was_handed_on_during_a_look_is_not_overlooked(
+    marked: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, token = marked
+    looks = iter(range(1000))
+
+    def pids() -> list[int]:
+        return all_pids() if next(looks) else [pid for pid in all_pids() if pid != process.pid]
+
+    monkeypatch.setattr(sweep_module, "all_pids", pids)
+    sweep_module.sweep(token, {})
+    assert process.wait(5) == -signal.SIGKILL
+
+
+def test_a_start_that_ends_after_the_environment_was_read_is_a_start(
+    marked: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: Iterator[list[str]] = iter([[], ["sleep", "300"]])
+
+    def no_environment(pid: int) -> bytes:
+        return b""
+
+    def next_words(pid: int) -> list[str]:
+        return next(words)
+
+    monkeypatch.setattr(sweep_module, "environment", no_environment)
+    monkeypatch.setattr(sweep_module, "command_line", next_words)
+    assert sweep_module.look(marked[0].pid, b"mark") is sweep_module.Look.STARTS
+
+
+def test_a_process_without_an_environment_holds_nothing_up() -> None:
+    with subprocess.Popen(["sleep", "300"], env={}) as process:
+        while not processes.command_line(process.pid):
+            time.sleep(0.01)
+        assert sweep_module.look(process.pid, b"mark") is sweep_module.Look.OTHER
         process.kill()
-        process.wait()
 
 
 def collected(pool: LocalPool, orders: list[Order], stop_after: int | None = None) -> list[tuple[Order, Record]]:
