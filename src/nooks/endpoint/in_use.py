@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nooks.endpoint.iproute import all_routes, attributes, dump, link_named, with_iproute
+from nooks.host.proc import all_pids, name_of, open_sockets
 
 _RTA_NH_ID = "30"
 _BY_KERNEL = 2
@@ -124,11 +125,4 @@ def _packet_sockets(index: int, name: str) -> list[str]:
 
 
 def _owners(inodes: set[str]) -> set[str]:
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    owners: set[str] = set()
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                if any(str(entry.readlink()) in wanted for entry in (process / "fd").iterdir()):
-                    owners.add(f"{(process / 'comm').read_text().strip()} ({process.name})")
-    return owners
+    return {f"{name_of(pid)} ({pid})" for pid in all_pids() if inodes & open_sockets(pid)}

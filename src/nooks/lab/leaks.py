@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from nooks.host.paths import cache_dir, run_dir
-from nooks.lab.processes import all_pids, command_line
+from nooks.host.proc import all_pids, command_line
 
 _MARKS = ("nooks.", "qemu-system", "slirp4netns", "iperf3")
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nooks.host.paths import nook_dir
+from nooks.host.proc import all_pids, command_line, open_sockets, parent_of
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12  # among the fields after the command's name, counted from 0
@@ -38,43 +39,13 @@ def pss_bytes(pid: int) -> dict[str, int]:
     }
 
 
-def command_line(pid: int) -> list[str]:
-    """The words of a process's command line; none if it is gone or a kernel thread, or in the midst of execve(2)."""
-    try:
-        text = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0")
-    except OSError:
-        return []
-    return text.split("\0") if text else []
-
-
-def environment(pid: int) -> bytes:
-    """What a process was started with, NUL after each; empty as of ``command_line``, or if it is not ours to see."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
-
-
-def runs_a_program(pid: int) -> bool:
-    """Whether it is no kernel thread, and not dead."""
-    try:
-        return bool(Path(f"/proc/{pid}/exe").readlink())
-    except OSError:
-        return False
-
-
-def all_pids() -> list[int]:
-    """The ids of all processes."""
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-
-
 def family_of(nook: str, known: Iterable[int]) -> dict[int, str]:
     """The processes of a nook, each with its role: those at its sockets, the ``known`` ones, and all their children."""
     everybody = all_pids()
     inodes = _socket_inodes(nook_dir(nook))
     members = {pid for pid in known if command_line(pid)}
-    members |= {pid for pid in everybody if inodes & _open_sockets(pid)}
-    parents = {pid: _parent(pid) for pid in everybody}
+    members |= {pid for pid in everybody if inodes & open_sockets(pid)}
+    parents = {pid: parent_of(pid) for pid in everybody}
     while children := {pid for pid, parent in parents.items() if parent in members} - members:
         members |= children
     return {pid: _role(command_line(pid)) for pid in sorted(members) if command_line(pid)}
@@ -84,22 +55,6 @@ def _socket_inodes(folder: Path) -> set[str]:
     """The inodes of the Unix sockets bound below a directory."""
     rows = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines()[1:])
     return {row[6] for row in rows if len(row) == 8 and row[7].startswith(f"{folder}/")}
-
-
-def _open_sockets(pid: int) -> set[str]:
-    """The inodes of the sockets that a process has open; none if it is gone."""
-    try:
-        links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    except OSError:
-        return set()
-    return {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def _role(words: list[str]) -> str:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from nooks.host.cgroup import MARK, Cgroup, CgroupError
 from nooks.host.errors import NooksError
+from nooks.host.marks import carriers
 from nooks.host.paths import nook_dir
+from nooks.host.proc import all_pids, user_of
 from nooks.nook.claims import BLOCK_DEVICE, DEVICE, NAMESPACE
 
 END_SECONDS = 10.0
@@ -109,20 +111,12 @@ def _mounts() -> list[Path]:
     return [Path(fields[1]) for fields in lines if fields[2] == "cgroup2"]
 
 
-def _processes(name: str) -> Iterator[int]:
+def _processes(name: str) -> list[int]:
     """The domains of a nook by their user (proc(5): a process's folder belongs to its effective user)."""
     user_id = domain_user(name)
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if entry.name.isdecimal():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                    if entry.stat().st_uid == user_id and (user_id != os.geteuid() or _is_marked(entry.path, name)):
-                        yield int(entry.name)
-
-
-def _is_marked(process: str, name: str) -> bool:
-    """Whether a process of our own user's is a domain of that nook."""
-    return f"{MARK}=nooks-{name}".encode() in Path(process, "environ").read_bytes().split(b"\0")
+    if user_id == os.geteuid():
+        return carriers(f"{MARK}=nooks-{name}")
+    return [pid for pid in all_pids() if user_of(pid) == user_id]
 
 
 def _kill(pid: int, name: str) -> None:
