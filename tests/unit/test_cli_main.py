@@ -66,6 +66,7 @@ def nooks(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["bench", "block", "--erase"], 2, "--attach"),
         (["bench", "block", "--attach", "sda", "--movers"], 2, "--movers"),
         (["bench", "block", "--endpoints", "--movers"], 2, "--rounds"),
+        (["bench", "block", "--endpoints", "--no-integrity"], 2, "--rounds"),
         (["demo", "opera"], 2, "'opera'"),
         (["drivers", "--class", "video"], 2, "'video'"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from sound_studio import PERIOD, RATE, WINDOW, Studio
 
 from nooks.shadow.flow import TICK_SECONDS
-from nooks.shadow.whereabouts import OVERDUE_SECONDS, Sizes, Still
+from nooks.shadow.whereabouts import OVERDUE_SECONDS, Sizes, Still, Whereabouts
 from nooks.xpc import audio
 
 
@@ -230,3 +230,14 @@ def test_the_end_of_a_domain_that_played_nothing_changes_nothing(apart: Studio) 
     apart.flow.fail()  # a driver that was being brought up
     apart.flow.ended()
     assert 0 <= apart.begin_again() <= PERIOD
+
+
+@pytest.mark.parametrize("timing", [True, False])
+def test_answers_tell_the_clock_of_a_card_that_is_timed(timing: bool) -> None:
+    """Of another a report by itself alone does: what it answers may be wrong by a period."""
+    card = Whereabouts(Sizes(RATE, PERIOD, WINDOW))
+    card.begin(timing=timing)
+    card.report(RATE, 2 * RATE, 100.0, audio.RUNNING | audio.ASKED)
+    assert card.at(100.5) == (RATE + RATE // 2 if timing else RATE)
+    card.report(RATE + PERIOD, 2 * RATE, 100.0 + PERIOD / RATE, audio.RUNNING)
+    assert card.at(100.5) == RATE + RATE // 2

@@ -188,7 +188,7 @@ def bench_block(
         raise InputError("--attach excludes --driver, --movers and --checksums", "a real disk's driver is the host's")
     if erase and attach is None:
         raise InputError("--erase is of a real disk", "give it with --attach")
-    if endpoints and (attach is not None or driver is not None or movers or checksums):
+    if endpoints and (attach is not None or driver is not None or movers or checksums or not integrity):
         raise InputError("--endpoints goes with --rounds alone", "there is no driver and no nook in it")
     options = {"driver": driver, "rounds": rounds, "integrity": integrity, "movers": movers, "checksums": checksums}
     options |= {"attach": attach, "erase": erase, "endpoints": endpoints}
