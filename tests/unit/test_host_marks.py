@@ -41,6 +41,7 @@ def test_carriers_alone_are_found(carrier: subprocess.Popen[bytes], mark: str) -
     assert carriers(mark) == [carrier.pid]
     assert carriers(mark[:-1]) == carriers(f"{mark}0") == []
     carrier.kill()
+    carrier.wait()
     assert carriers(mark) == []
 
 

@@ -58,9 +58,17 @@ def user_of(pid: int) -> int | None:
 
 
 def open_sockets(pid: int) -> set[str]:
-    """The inodes of the sockets that a process has open."""
+    """The inodes of the sockets that a process has open; it may open and close others meanwhile."""
     try:
-        links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return set()
+    links = [_target(entry) for entry in entries]
     return {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
