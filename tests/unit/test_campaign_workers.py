@@ -78,6 +78,12 @@ def test_what_was_handed_on_during_a_look_ends_too(hands: Hands, monkeypatch: py
     test_what_a_dead_worker_started_ends_with_it(hands)
 
 
+def test_who_is_interrupted_before_it_began_begins_nothing(hands: Hands) -> None:
+    """As when a campaign is interrupted while a worker is about to be started: it would make its trial to the end."""
+    hands.interrupt()
+    assert hands.run(order(HANGS))["why"] == "the worker was interrupted"
+
+
 def collected(pool: LocalPool, orders: list[Order], stop_after: int | None = None) -> list[tuple[Order, Record]]:
     async def collect() -> list[tuple[Order, Record]]:
         found: list[tuple[Order, Record]] = []

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from secrets import token_hex
 from typing import Any
@@ -40,6 +41,8 @@ class Hands:
     def __init__(self, program: str = PROGRAM) -> None:
         self._program = program
         self._process: Process | None = None
+        self._interrupted = False
+        self._changing = threading.Lock()
         self._orders = self._lines = -1
         self._token = ""
         self._buffer = b""
@@ -69,27 +72,34 @@ class Hands:
         self._bury()
 
     def interrupt(self) -> None:
-        """Kill the worker now, from another thread: a trial that it is making ends as not run."""
-        process = self._process
-        if process is not None:
-            process.send_signal(signal.SIGKILL)
+        """Kill the worker now, from another thread: a trial that it is making ends as not run, and no other begins."""
+        with self._changing:
+            self._interrupted = True
+            if self._process is not None:
+                self._process.send_signal(signal.SIGKILL)
 
     def _start(self) -> None:
         theirs, self._orders = os.pipe2(os.O_CLOEXEC)
         self._lines, output = os.pipe2(os.O_CLOEXEC)
         self._token = token_hex(16)
         try:
-            self._process = spawn(
-                python(self._program, "--orders-fd", theirs),
-                pass_fds=[theirs],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, TOKEN: self._token},
-                new_session=True,  # an interrupt from the terminal is for us to hear
-            )
+            with self._changing:
+                if self._interrupted:
+                    raise WorkerDied("was interrupted")
+                self._process = self._spawned(theirs, output)
         finally:
             os.close(theirs)
             os.close(output)
+
+    def _spawned(self, orders: int, output: int) -> Process:
+        return spawn(
+            python(self._program, "--orders-fd", orders),
+            pass_fds=[orders],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, TOKEN: self._token},
+            new_session=True,  # an interrupt from the terminal is for us to hear
+        )
 
     def _send(self, order: Order) -> None:
         data = msgspec.json.encode(order) + b"\n"
@@ -131,7 +141,8 @@ class Hands:
 
     def _bury(self) -> None:
         """End the process if it still runs, and remove what it leaves behind."""
-        process, self._process = self._process, None
+        with self._changing:
+            process, self._process = self._process, None
         if process is not None:
             clean = process.returncode == 0
             process.kill_now()
