@@ -151,6 +151,15 @@ SOUND_LINE_PIECE = 1024
 SOUND_LINE_FRAMES = 2 * SOUND_LINE_PIECE
 """What QEMU holds of what a card has taken from memory: as much again is in its mixing engine."""
 
+_MORE_FRAMES = {"sb16": 2 * SOUND_LINE_PIECE}
+"""What it holds beside that: this card does not count what it hands over as gone from the room that it was told of
+(hw/audio/sb16.c), and fills its voice as well. Measured: 1341 at most in 90 failures."""
+
+
+def sound_line_frames(model: str) -> int:
+    """So many frames at most, of those that an emulated card has taken from memory, are still in QEMU."""
+    return SOUND_LINE_FRAMES + _MORE_FRAMES.get(model, 0)
+
 
 def sound_card(model: str, options: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """An emulated sound card on such a line, as ``device_properties``. Raises InputError."""

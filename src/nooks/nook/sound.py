@@ -11,12 +11,12 @@ import structlog
 
 from nooks.device.emulated import (
     SOUND_LINE,
-    SOUND_LINE_FRAMES,
     SOUND_LINE_OUTSIDE,
     SOUND_LINE_PIECE,
     buses,
     host_side_sound,
     sound_card,
+    sound_line_frames,
 )
 from nooks.domain.domain import Domain
 from nooks.endpoint.configuration import Configuration
@@ -170,7 +170,8 @@ class SoundSide:
             self._ledger.give(FRAMES_LOG, self._frames.fileno())
         sizes = replace(self.shadow.sizes(stream.rate), apart=not self._spec.emulated)
         if self._line is not None:
-            sizes = replace(sizes, card=SOUND_LINE_FRAMES, rest=SOUND_LINE_PIECE)
+            held = sound_line_frames(self._spec.parsed_device.model)
+            sizes = replace(sizes, card=held, rest=SOUND_LINE_PIECE)
         return Playback(self._frames, sizes, self.shadow.policy)
 
     # -- what a domain needs ----------------------------------------------------------------------------------
