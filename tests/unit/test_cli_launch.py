@@ -22,6 +22,7 @@ from nooks.domain import emulator, qemu
 from nooks.drivers import Driver
 from nooks.host import cgroup
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
+from nooks.host.proc import all_pids, stat_fields
 from nooks.image.progress import Progress
 from nooks.keeper.start import reap_daemons
 from nooks.lifecycle import contact, ending, launch
@@ -41,16 +42,8 @@ sys.exit(standby.main())
 
 def children() -> set[int]:
     """The live processes that descend from this one (daemons stay our children)."""
-    found: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == os.getpid() and fields[0] != "Z":
-                found.add(int(entry.name))
-    return found
+    fields = {pid: stat_fields(pid) for pid in all_pids()}
+    return {pid for pid, each in fields.items() if each and int(each[1]) == os.getpid() and each[0] != "Z"}
 
 
 @pytest.fixture(autouse=True)

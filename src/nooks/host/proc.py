@@ -41,12 +41,18 @@ def runs_a_program(pid: int) -> bool:
         return False
 
 
+def stat_fields(pid: int) -> list[str]:
+    """The fields of proc_pid_stat(5) after the program's name, from ``state`` on; none if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def parent_of(pid: int) -> int:
     """The id of a process's parent; 0 if it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+    fields = stat_fields(pid)
+    return int(fields[1]) if fields else 0
 
 
 def user_of(pid: int) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nooks.host.paths import nook_dir
-from nooks.host.proc import all_pids, command_line, open_sockets, parent_of
+from nooks.host.proc import all_pids, command_line, open_sockets, parent_of, stat_fields
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12  # among the fields after the command's name, counted from 0
@@ -14,11 +14,8 @@ _UTIME, _STIME = 11, 12  # among the fields after the command's name, counted fr
 
 def cpu_seconds(pid: int) -> float:
     """Processor time of a process and its threads so far; 0 if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS
+    fields = stat_fields(pid)
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS if fields else 0.0
 
 
 def pss_bytes(pid: int) -> dict[str, int]:
