@@ -2,8 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from nooks.host import interrupts
 
 # A run that was started in the background must not hand its deafness to interrupts down to its tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -15,3 +19,14 @@ if threading.current_thread() is threading.main_thread():
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts are dealt with as in a command (``host.interrupts``)."""
+    before = {number: signal.getsignal(number) for number in (*interrupts.INTERRUPTS, signal.SIGALRM)}
+    interrupts.catch()
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -300,6 +300,38 @@ def test_interrupts_leave_nothing(monkeypatch: pytest.MonkeyPatch, surroundings:
     assert not (surroundings / "nic0").exists()
 
 
+@pytest.mark.parametrize("moment", ["claiming", "abandoning", "failing"])
+def test_an_interrupt_in_the_worst_moment(
+    monkeypatch: pytest.MonkeyPatch, surroundings: Path, interruptible: None, moment: str
+) -> None:
+    """When there is a folder and nobody is to remove it yet, and while what was made is being removed."""
+
+    def interrupted(step: Callable[..., Any]) -> Callable[..., Any]:
+        numbers = [signal.SIGINT]
+
+        def stand_in(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the step takes
+            done = step(*arguments, **named)
+            if numbers:
+                signal.raise_signal(numbers.pop())
+            return done
+
+        return stand_in
+
+    def fail(*_: object) -> dict[str, Any]:
+        raise KeyboardInterrupt if moment == "abandoning" else InputError("the kernel has no module e1000")
+
+    expected: type[BaseException] = KeyboardInterrupt
+    if moment == "claiming":
+        monkeypatch.setattr(launch, "claim", interrupted(launch.claim))
+    else:
+        monkeypatch.setattr(launch, "prepare_image", fail)
+        monkeypatch.setattr(standby.Standby, "end", interrupted(standby.Standby.end))
+        expected = KeyboardInterrupt if moment == "abandoning" else InputError
+    with pytest.raises(expected):
+        launch.start(spec())
+    assert not (surroundings / "nic0").exists()
+
+
 def test_a_launcher_that_is_killed_leaves_no_process(surroundings: Path) -> None:
     program = (
         "import os, signal\nfrom nooks.lifecycle import launch\nfrom nooks.spec import from_flags\n"

@@ -24,6 +24,23 @@ def test_claims_survive_removal_races() -> None:
     assert not claims.is_claimed("a")
 
 
+def test_a_claim_that_came_to_nothing_leaves_no_folder() -> None:
+    with claims.claim("a") as claimed:
+        assert claimed.directory.exists()
+    assert not claimed.directory.exists()
+    with claims.claim("a") as claimed:
+        (claimed.directory / claims.SPEC).touch()
+    assert (claimed.directory / claims.SPEC).exists()
+
+
+def test_a_folder_of_the_next_holder_stays() -> None:
+    first = claims.claim("a")
+    first.remove()
+    with claims.claim("a") as second:
+        first.close()
+        assert second.directory.exists()
+
+
 def test_a_lock_of_a_folder_that_was_removed_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     first = claims.claim("a")
     opened: list[int] = []

@@ -1,7 +1,6 @@
 """The entry point: runs a command and turns every outcome into an exit status, every error into one line."""
 
 import os
-import signal
 import sys
 
 # Nothing else here: an interrupt during the imports of this module would end in a traceback.
@@ -14,14 +13,17 @@ def main() -> int:
     """Run ``nooks`` with the process's arguments; returns the exit status (CONTRACT: 0, 1 or 2)."""
     arguments = sys.argv[1:] or ["--help"]
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGHUP, _interrupt)
+        from nooks.host import interrupts
+
+        interrupts.catch()
         status = _run(arguments)
-        _ignore_interrupts()  # what was done is done: the interpreter's own end must not turn it into a failure
+        interrupts.ignore()  # what was done is done: the interpreter's own end must not turn it into a failure
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        _ignore_interrupts()
+        from nooks.host import interrupts
+
+        interrupts.ignore()
         return complain("interrupted", "run it again", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail again
@@ -114,23 +116,6 @@ def _help_command(error: Exception) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _ignore_interrupts() -> None:
-    """From here on the exit status is decided.
-
-    An interrupt that came while a string was being executed (dataclasses do that) is noted by CPython as one that
-    nobody caught, and the process would end by SIGINT instead of with our status; executing another one clears that
-    note (CPython, Python/pythonrun.c, run_eval_code_obj).
-    """
-    exec("")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does: it cleans up."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

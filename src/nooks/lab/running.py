@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from nooks.host.errors import NooksError
+from nooks.host.interrupts import INTERRUPTS
 
 T = TypeVar("T")
 
@@ -26,10 +27,11 @@ def run_lab(coroutine: Coroutine[Any, Any, T]) -> T:
             if interrupts == 1:
                 task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in INTERRUPTS:
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
         return await task
 
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
     try:
         return asyncio.run(supervised())
     except asyncio.CancelledError:
@@ -41,6 +43,9 @@ def run_lab(coroutine: Coroutine[Any, Any, T]) -> T:
         if told is None:
             raise
         raise told from None
+    finally:
+        for number, handler in before.items():  # the loop leaves Python's own
+            signal.signal(number, handler)
 
 
 def first_of(group: BaseExceptionGroup[BaseException]) -> NooksError | None:

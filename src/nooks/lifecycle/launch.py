@@ -7,7 +7,6 @@ in the foreground, while the supervisor's process (``standby``) imports.
 import json
 import os
 import select
-import signal
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nooks.drivers import Driver, complete
+from nooks.host import interrupts
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
 from nooks.host.paths import log_dir, nook_dir
 from nooks.image.progress import Progress, quiet
@@ -58,22 +58,20 @@ def start(
         spec, driver = complete(spec)
         check_machine(spec)
         waiting = standby or stack.enter_context(Standby())
-        try:
-            claimed = claim(spec.name, within_seconds=CLAIM_SECONDS)
-        except NameTaken:
+        claimed = _claim(spec.name, stack)
+        if claimed is None:
             return _rearm(spec.name)
-        with claimed:
-            keeper = _living_keeper(claimed)
-            if keeper is None:
-                return _start_fresh(claimed, spec, driver, progress, waiting, force=force)
-            with keeper:
-                recorded = _recorded_spec(claimed)
-                if recorded != spec:
-                    raise StateError(
-                        f"an orphaned nook {spec.name} with another specification is there",
-                        f"adopt it with 'nooks start {spec.name}', or end it with 'nooks stop {spec.name}'",
-                    )
-                return _adopt(claimed, keeper, waiting)
+        keeper = _living_keeper(claimed)
+        if keeper is None:
+            return _start_fresh(claimed, spec, driver, progress, waiting, force=force)
+        with keeper:
+            recorded = _recorded_spec(claimed)
+            if recorded != spec:
+                raise StateError(
+                    f"an orphaned nook {spec.name} with another specification is there",
+                    f"adopt it with 'nooks start {spec.name}', or end it with 'nooks stop {spec.name}'",
+                )
+            return _adopt(claimed, keeper, waiting)
 
 
 def resume(name: str, progress: Progress = quiet, *, standby: Standby | None = None) -> dict[str, Any]:
@@ -90,20 +88,18 @@ def resume(name: str, progress: Progress = quiet, *, standby: Standby | None = N
                 f"there is no nook {name}",
                 f"start one with 'nooks start --name {name} --driver DRIVER', or name a specification file",
             )
-        try:
-            claimed = claim(name, within_seconds=CLAIM_SECONDS)
-        except NameTaken:
+        claimed = _claim(name, stack)
+        if claimed is None:
             return _rearm(name)
-        with claimed:
-            spec = _recorded_spec(claimed)
-            check_machine(spec)
-            waiting = standby or stack.enter_context(Standby())
-            keeper = _living_keeper(claimed)
-            if keeper is not None:
-                with keeper:
-                    return _adopt(claimed, keeper, waiting)
-            spec, driver = complete(spec)
-            return _start_fresh(claimed, spec, driver, progress, waiting)
+        spec = _recorded_spec(claimed)
+        check_machine(spec)
+        waiting = standby or stack.enter_context(Standby())
+        keeper = _living_keeper(claimed)
+        if keeper is not None:
+            with keeper:
+                return _adopt(claimed, keeper, waiting)
+        spec, driver = complete(spec)
+        return _start_fresh(claimed, spec, driver, progress, waiting)
 
 
 def restart(name: str, kernel: str | None = None, progress: Progress = quiet) -> dict[str, Any]:
@@ -118,6 +114,15 @@ def restart(name: str, kernel: str | None = None, progress: Progress = quiet) ->
             spec, driver = complete(msgspec.structs.replace(spec, kernel=absolute_kernel(kernel)))
             arguments = {"kernel": spec.kernel, "image": prepare_image(spec, driver, progress)}
         return control.request("restart", arguments, timeout_seconds=READY_SECONDS)
+
+
+def _claim(name: str, stack: ExitStack) -> Claim | None:
+    """Claim a name until ``stack`` is closed; None if somebody else holds it."""
+    with interrupts.Held():  # else one could come between the folder and who removes it
+        try:
+            return stack.enter_context(claim(name, within_seconds=CLAIM_SECONDS))
+        except NameTaken:
+            return None
 
 
 def _rearm(name: str) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def _adopt(claimed: Claim, keeper: KeeperClient, standby: Standby) -> dict[str, 
         with _log(claimed.name) as log:
             return _become_ready(claimed, keeper, standby, log)
     except BaseException:
-        with _uninterrupted():
+        with interrupts.Held():
             standby.end(grace_seconds=CANCEL_SECONDS)
         raise
 
@@ -229,7 +234,7 @@ def _note_namespace(claimed: Claim, spec: Spec) -> None:
 
 def _abandon(claimed: Claim, keeper: KeeperClient | None, standby: Standby) -> None:
     """Undo a start: the supervisor first, since it knows what it made."""
-    with _uninterrupted():
+    with interrupts.Held():
         standby.end(grace_seconds=CANCEL_SECONDS)
         if keeper is not None:
             keeper.quit()
@@ -237,16 +242,6 @@ def _abandon(claimed: Claim, keeper: KeeperClient | None, standby: Standby) -> N
             reap_daemons()
         leftovers.clear(claimed.name)  # in case that the supervisor hung, or was killed
         claimed.remove()
-
-
-@contextmanager
-def _uninterrupted() -> Generator[None]:
-    """In the block interrupts wait: somebody who presses Ctrl-C twice must not make us leave half a nook behind."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _become_ready(claimed: Claim, keeper: KeeperClient, standby: Standby, log: int) -> dict[str, Any]:

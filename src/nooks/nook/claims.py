@@ -68,9 +68,15 @@ class Claim:
         """Remove the folder. The name stays claimed, by an unlinked lock, until this is closed."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def _is_bare(self) -> bool:
+        return [path.name for path in self.directory.iterdir()] == [LOCK]
+
     def close(self) -> None:
-        """Let go of the lock."""
+        """Let go of the lock, and of a folder with nothing else in it: of a start that was broken off at once."""
         if self.lock >= 0:
+            with contextlib.suppress(OSError):
+                if _is_current(self.lock, self.directory / LOCK) and self._is_bare():
+                    self.remove()
             os.close(self.lock)
             self.lock = -1
 
