@@ -134,7 +134,9 @@ def test_of_many_starts_one_wins(bench: Bench) -> None:
 
 def test_interrupted_twice(bench: Bench) -> None:
     process = subprocess.Popen(bench.argv(*bench.flags()), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(0.45)
+    folder = Path(os.environ["NOOKS_RUN_DIR"], bench.name)
+    while not folder.exists() and process.poll() is None:
+        time.sleep(0.01)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
