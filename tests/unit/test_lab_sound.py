@@ -12,10 +12,10 @@ from nooks.lab.campaign.sound import wrongs
 from nooks.lab.sound.card_line import Heard as Piece
 from nooks.lab.sound.card_line import Line, Voice
 from nooks.lab.sound.dbus_peer import DBusError, Message, Peer
-from nooks.lab.sound.hearing import Hole, breaks, holes, passages
+from nooks.lab.sound.hearing import Break, Hole, breaks, holes, passages
 from nooks.lab.sound.listening import Stretch, stretches
 from nooks.lab.sound.music import FRAME_BYTES, write_music
-from nooks.lab.sound.recovery import Heard, Trial, document, owner_of
+from nooks.lab.sound.recovery import Heard, Trial, attribute, document, owner_of
 from nooks.lab.sound.world import Ear, World, world_frames, world_number
 from nooks.lab.ways import Failure
 
@@ -144,6 +144,23 @@ def test_breaks_are_told_from_those_that_nothing_caused() -> None:
     assert owner_of(102.0, 0.1, trials) == 0
     assert owner_of(105.0, 0.1, trials) is None
     assert owner_of(110.2, 0.1, trials) == 1
+
+
+def test_what_a_dry_card_made_late_counts_until_the_next_failure() -> None:
+    """Under the policy clock the music is in time again after that: it leaves out both."""
+    trials = [Trial(Failure("kill", at, resumed=at + 0.02, recovery_seconds=0.02)) for at in (100.0, 110.0, 120.0)]
+    heard = [
+        Break(90.0, 0.2, 0, changed=False, late_seconds=0.27),
+        Break(95.0, 0.1, 0, changed=False, late_seconds=0.03),
+        Break(100.0, 0.1, 22080, changed=True, late_seconds=-0.36),
+        Break(100.3, 0.0, -960, changed=False, late_seconds=0.06),
+        Break(110.0, 0.1, 4800, changed=True, late_seconds=0.001),
+    ]
+    dry, unheard = attribute(heard, trials, 0.0)
+    assert dry == heard[:2]
+    assert unheard == trials[2:]
+    assert [trial.late_seconds for trial in trials] == [0.0, 0.001, None]
+    assert (trials[0].silence_seconds, trials[0].lost, trials[0].stuttered) == (0.1, 22080, 960)
 
 
 def test_what_is_told_of_failures() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Sequence
+from statistics import median
 
 import pytest
 
@@ -108,18 +109,19 @@ async def volume(made: Stage) -> tuple[int, ...]:
 def test_by_the_clock_music_stays_in_time() -> None:
     """What the outage covers is lost, and not a moment more, of a failure that is noticed at once.
 
-    By a player that has so much at its server: of another one an outage on a busy host outlasts what can be dropped.
+    Of most of them: a host that is busy just then holds up cards and sound servers, and what the latter did not have is
+    not made up for. By a player that has so much at its server: of another one an outage outlasts what can be dropped.
     """
+    ways = ("kill",) * 5
 
     async def body() -> None:
         async with stage("intel8x0", "--policy", "clock") as made, made.product.following():
-            heard = await fail_while_playing(made, ("kill", "kill"), latency_msec=DROPPABLE_MSEC)
-        judge(heard, ("kill", "kill"))
-        for trial in heard.trials:
-            assert trial.lost is not None
-            assert trial.silence_seconds is not None
-            off = abs(trial.lost / made.rate - trial.silence_seconds)
-            assert off < slowness() * LINE_FRAMES / made.rate, trial.record()
+            heard = await fail_while_playing(made, ways, latency_msec=DROPPABLE_MSEC)
+        judge(heard, ways)
+        late = [abs(trial.late_seconds) for trial in heard.trials if trial.late_seconds is not None]
+        silent = [trial.silence_seconds for trial in heard.trials if trial.silence_seconds is not None]
+        assert len(late) == len(silent) == len(ways)
+        assert median(late) < median(silent) / 4, (heard.trials, heard.dry)
 
     asyncio.run(body())
 

@@ -42,7 +42,8 @@ _SEED = 2003
 
 @dataclass
 class Trial:
-    """One failure, and what was heard of it: silence in seconds, loss in frames, how much later the music went on.
+    """One failure, and what was heard of it: silence in seconds, loss in frames, how much later the music went on than
+    after the failure before (that a card had run dry meanwhile is made up for under the policy clock).
 
     ``stuttered``: what the card played twice by itself, because its driver left it to go on over its ring.
     """
@@ -180,24 +181,39 @@ def _errors(clients: Sequence[Client]) -> list[str]:
 
 def _judge(made: Stage, trials: list[Trial], music: Path, recording: Path | None, errors: list[str]) -> Heard:
     heard = breaks(passages(made.ears.lines.items(), music.read_bytes()))
-    epoch = time.time() - time.monotonic()
+    dry, unheard = attribute(heard, trials, time.time() - time.monotonic())
+    errors.extend(f"nothing was heard of the music after failure {trial.failure.incarnation}" for trial in unheard)
+    return Heard(trials, dry, _recorded(recording, made.rate), errors)
+
+
+def attribute(heard: Sequence[Break], trials: Sequence[Trial], epoch: float) -> tuple[list[Break], list[Trial]]:
+    """Tell each failure what was heard of it; ``epoch``: what the breaks' clock lacks of the failures'.
+
+    Returns the breaks that belong to no failure, and the recovered failures after which no music went on.
+    """
     dry: list[Break] = []
     mine: list[list[Break]] = [[] for _ in trials]
+    late = [0.0 for _ in trials]
+    waiting = 0.0
     for each in heard:
         owner = owner_of(each.when + epoch, each.silence_seconds, trials)
+        waiting += each.late_seconds
         if owner is None:
             dry.append(each)
         else:
             mine[owner].append(each)
-    for trial, found in zip(trials, mine, strict=True):
+            late[owner] += waiting
+            waiting = 0.0
+    unheard: list[Trial] = []
+    for trial, found, seconds in zip(trials, mine, late, strict=True):
         if any(each.changed for each in found):
             trial.silence_seconds = round(sum(each.silence_seconds for each in found), 6)
             trial.lost = sum(each.lost for each in found if each.changed)
-            trial.late_seconds = round(sum(each.late_seconds for each in found), 6)
+            trial.late_seconds = round(seconds, 6)
             trial.stuttered = -sum(each.lost for each in found if not each.changed)
         elif trial.failure.recovered:
-            errors.append(f"nothing was heard of the music after failure {trial.failure.incarnation}")
-    return Heard(trials, dry, _recorded(recording, made.rate), errors)
+            unheard.append(trial)
+    return dry, unheard
 
 
 def owner_of(when: float, seconds: float, trials: Sequence[Trial]) -> int | None:
