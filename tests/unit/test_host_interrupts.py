@@ -26,6 +26,14 @@ def test_each_of_them_interrupts(number: signal.Signals) -> None:
         interrupt(number)
 
 
+def test_what_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupts.catch()
+    interrupt(signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+
+
 def test_an_import_is_brought_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else whoever imports it next, in a clean-up, finds its submodules there and their names not."""
     package = tmp_path / "interruptible"

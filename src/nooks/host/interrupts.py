@@ -21,9 +21,13 @@ _waiting = False
 
 
 def catch() -> None:
-    """From here on an interrupt raises KeyboardInterrupt, in the main thread, where it may."""
+    """From here on an interrupt raises KeyboardInterrupt, in the main thread, where it may.
+
+    What whoever started us has ignored stays so: nohup(1), a shell's job in the background (POSIX, sh, 2.11).
+    """
     for number in (*INTERRUPTS, signal.SIGALRM):
-        signal.signal(number, _arrive)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _arrive)
 
 
 def ignore() -> None:
