@@ -130,6 +130,18 @@ def test_at_the_end_nothing_interrupts() -> None:
         interrupt(number)
 
 
+def test_the_lab_hears_no_interrupt_that_is_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def work(number: signal.Signals) -> None:
+        interrupt(number)
+        await asyncio.sleep(0.05)
+
+    run_lab(work(signal.SIGHUP))
+    with pytest.raises(KeyboardInterrupt):
+        run_lab(work(signal.SIGTERM))
+
+
 def test_what_a_command_does_after_the_lab_can_be_interrupted_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM)
     run_lab(asyncio.sleep(0))

@@ -25,7 +25,8 @@ def catch() -> None:
 
     What whoever started us has ignored stays so: nohup(1), a shell's job in the background (POSIX, sh, 2.11).
     """
-    for number in (*INTERRUPTS, signal.SIGALRM):
+    signal.signal(signal.SIGALRM, _arrive)
+    for number in INTERRUPTS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _arrive)
 

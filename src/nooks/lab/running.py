@@ -17,6 +17,8 @@ def run_lab(coroutine: Coroutine[Any, Any, T]) -> T:
     The first interrupt has the coroutine clean up, further ones don't disturb that. Raises KeyboardInterrupt then.
     """
     interrupts = 0
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
+    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
 
     async def supervised() -> T:
         task = asyncio.ensure_future(coroutine)
@@ -27,11 +29,10 @@ def run_lab(coroutine: Coroutine[Any, Any, T]) -> T:
             if interrupts == 1:
                 task.cancel()
 
-        for number in INTERRUPTS:
+        for number in heard:
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
         return await task
 
-    before = {number: signal.getsignal(number) for number in INTERRUPTS}
     try:
         return asyncio.run(supervised())
     except asyncio.CancelledError:
