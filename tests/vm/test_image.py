@@ -11,6 +11,7 @@ import pytest
 from iced_x86 import Decoder, Mnemonic
 
 from nooks.host import tsc
+from nooks.host.pace import slowness
 from nooks.image import initramfs, kernel, saboteur
 from nooks.image.initramfs import Image
 from nooks.image.kernel import FLAVOURS
@@ -153,8 +154,8 @@ def test_a_hang_burns_the_cpu_and_a_halt_does_not(image: Image, boot: list[Conso
         assert not console.wait_for("SURVIVED", 0.1)
         assert "REFUSED" not in console.text
         assert "WARNING" not in console.text
-    assert burnt["hang"] > 0.5
-    assert burnt["halt"] < 0.2
+    assert burnt["hang"] > 0.5 / slowness()
+    assert burnt["halt"] < burnt["hang"] / 2
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -175,16 +176,17 @@ def test_crash_modules_have_the_code_they_should(flavour: str) -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_the_image_of_the_agent_is_small_and_quickly_found_again(flavour: str) -> None:
+def test_the_image_of_the_agent_is_small_and_found_again(flavour: str) -> None:
     image = initramfs.build(kernel.resolve("debian", flavour), ["e1000"])
     assert image.initramfs.stat().st_size < 13_000_000
     assert image.load_order == ("e1000.ko",)
     assert image.base_order[:2] == ("virtio_ring.ko", "virtio.ko")
     assert image.initramfs.stat().st_mode & 0o777 == 0o644
     assert image.kernel.vmlinux.stat().st_mode & 0o777 == 0o644
-    begin = time.perf_counter()
+    made = image.initramfs.stat()
     assert initramfs.build(kernel.resolve("debian", flavour), ["e1000"]) == image
-    assert time.perf_counter() - begin < 0.2  # 10-20 ms on an idle machine
+    again = image.initramfs.stat()
+    assert (again.st_ino, again.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
 def test_the_agent_takes_only_bytecode() -> None:
