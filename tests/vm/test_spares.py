@@ -141,7 +141,8 @@ def descriptors(endpoint: TapEndpoint, wire: Wire, bay: int) -> dict[str, int]:
 @contextmanager
 def traffic(endpoint: TapEndpoint, wire: Wire, namespace: str) -> Generator[list[Datagrams]]:
     """Datagrams both ways through the live domain."""
-    here, there = "10.126.77.1", "10.126.77.2"
+    net = f"10.{random.randrange(0x80, 0xC0)}.{random.randrange(256)}"  # other tests on this machine take theirs
+    here, there = f"{net}.1", f"{net}.2"
     endpoint.configure([f"{here}/24"], up=True)
     address = ["ip", "-n", namespace, "address", "add", f"{there}/24", "dev", str(wire.spec.interface)]
     subprocess.run(address, check=True)
