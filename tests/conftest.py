@@ -23,8 +23,10 @@ settings.load_profile("patient")
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Interrupts are dealt with as in a command (``host.interrupts``)."""
+    """Interrupts are dealt with as in a command (``host.interrupts``), also of a run that was started deaf to them."""
     before = {number: signal.getsignal(number) for number in (*interrupts.INTERRUPTS, signal.SIGALRM)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
     interrupts.catch()
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)

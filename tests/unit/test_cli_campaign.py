@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from nooks.cli import main as cli
+from nooks.host.interrupts import INTERRUPTS
 from nooks.lab.campaign import campaign as campaigns
 from nooks.lab.campaign import report
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (*INTERRUPTS, signal.SIGALRM)
 
 
 @pytest.fixture(autouse=True)
