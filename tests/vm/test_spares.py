@@ -116,16 +116,18 @@ async def live_domain() -> AsyncGenerator[tuple[DomainMaker, TapEndpoint, Wire, 
     try:
         with endpoint.launching(0):
             domain = await maker.restore(descriptors(endpoint, wire, 0), spare=False)
-        endpoint.switch(0)
-        wire.switch(0)
-        live = Incarnation(domain, 1, 0, _Deaf())
-        live.open()
-        await domain.run()
-        mac = str(endpoint.observe()["mac"])
-        await live.channel.request(Resume(1, secrets.token_hex(8), time.time_ns(), "00", {"mac": mac}), 30)
-        yield maker, endpoint, wire, f"ns-{suffix}"
-        await live.close()
-        await domain.destroy()
+        try:
+            endpoint.switch(0)
+            wire.switch(0)
+            live = Incarnation(domain, 1, 0, _Deaf())
+            live.open()
+            await domain.run()
+            mac = str(endpoint.observe()["mac"])
+            await live.channel.request(Resume(1, secrets.token_hex(8), time.time_ns(), "00", {"mac": mac}), 30)
+            yield maker, endpoint, wire, f"ns-{suffix}"
+            await live.close()
+        finally:
+            await domain.destroy()
     finally:
         await maker.close()
         await wire.close()
