@@ -22,13 +22,18 @@ settings.load_profile("patient")
 
 
 @pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Interrupts are dealt with as in a command (``host.interrupts``), also of a run that was started deaf to them."""
+def signals() -> Iterator[None]:
+    """Whatever the test does to them, signals are heard afterwards as before."""
     before = {number: signal.getsignal(number) for number in (*interrupts.INTERRUPTS, signal.SIGALRM)}
-    for number in before:
-        signal.signal(number, signal.SIG_DFL)
-    interrupts.catch()
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def interruptible(signals: None) -> None:
+    """Interrupts are dealt with as in a command (``host.interrupts``), also of a run that was started deaf to them."""
+    for number in interrupts.INTERRUPTS:
+        signal.signal(number, signal.SIG_DFL)
+    interrupts.catch()

@@ -1,28 +1,19 @@
 """``nooks campaign``: what it refuses, in one line each, before anything is begun."""
 
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nooks.cli import main as cli
-from nooks.host.interrupts import INTERRUPTS
 from nooks.lab.campaign import campaign as campaigns
 from nooks.lab.campaign import report
 
-SIGNALS = (*INTERRUPTS, signal.SIGALRM)
-
 
 @pytest.fixture(autouse=True)
-def a_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def a_root(monkeypatch: pytest.MonkeyPatch, signals: None) -> None:
     """Root, in a process that hears signals afterwards as before: a command ignores them when it ends."""
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from nooks import drivers
-from nooks.domain import emulator, qemu
 from nooks.drivers import Driver
 from nooks.host import cgroup
 from nooks.host.errors import InputError, MachineError, NooksError, StateError
@@ -29,7 +27,6 @@ from nooks.lifecycle import contact, ending, launch
 from nooks.nook import claims, standby
 from nooks.spec import Spec, from_flags
 
-CHECK_EMULATOR = launch.check_emulator
 SUBSTITUTE = """
 import sys
 sys.path.insert(0, {directory!r})
@@ -350,35 +347,6 @@ def test_an_interface_of_that_name(surroundings: Path) -> None:
     with pytest.raises(InputError, match="an interface lo exists already"):
         launch.start(spec(name="lo"))
     assert not (surroundings / "lo").exists()
-
-
-def test_the_emulator_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "check_emulator", CHECK_EMULATOR)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked: list[str] = []
-    monkeypatch.setattr(emulator, "version_text", lambda: "a build")
-    monkeypatch.setattr(qemu, "check_version", lambda: asked.append("version"))
-    monkeypatch.setattr(qemu, "check_device", lambda model, hardware: asked.append(model))  # type: ignore[reportUnknownLambdaType]
-    complete, _ = drivers.complete(spec())
-    launch.check_emulator(complete)
-    launch.check_emulator(complete)
-    assert asked == ["version", "e1000"]
-    launch.check_emulator(drivers.complete(spec(driver="e100"))[0])
-    monkeypatch.setattr(emulator, "version_text", lambda: "another")
-    launch.check_emulator(complete)
-    assert asked == ["version", "e1000", "i82557b", "version", "e1000"]
-
-
-def test_what_one_class_may_have_another_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(emulator, "version_text", lambda: "a build")
-    monkeypatch.setattr(qemu, "check_version", lambda: None)
-    asked: list[str] = []
-    monkeypatch.setattr(qemu, "check_device", lambda model, hardware: asked.append(" ".join(hardware)))  # type: ignore[reportUnknownLambdaType]
-    for driver in ("intel8x0", "e1000"):
-        flags = {"name": "nic0", "driver": driver, "device": "emulated:AC97"}
-        CHECK_EMULATOR(drivers.complete(from_flags(flags))[0])
-    assert ["audiodev" in asked[0], "netdev" in asked[1]] == [True, True]
 
 
 def test_resume_of_nothing(surroundings: Path) -> None:

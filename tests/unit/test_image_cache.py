@@ -225,19 +225,10 @@ def test_a_cache_that_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch:
         cache.directory("kind")
 
 
-def test_an_interrupted_wait_for_the_lock_does_no_harm() -> None:
+def test_an_interrupted_wait_for_the_lock_does_no_harm(interruptible: None) -> None:
     place = cache.directory("kind") / "key"
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with cache.exclusive(place):
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(KeyboardInterrupt):
-                cache.entry("kind", "key", Builder())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    with cache.exclusive(place):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            cache.entry("kind", "key", Builder())
     assert cache.entry("kind", "key", Builder()) == place

@@ -24,6 +24,7 @@ from nooks.cli.options import (
 from nooks.cli.output import emit, seconds
 from nooks.cli.progress import TerminalProgress
 from nooks.host.errors import InputError
+from nooks.host.proc import stat_fields
 
 _STARTED_FIELD = 19
 """``starttime`` among the fields after the command's name in /proc/PID/stat, counted from 0 (proc(5))."""
@@ -127,8 +128,7 @@ def _start(target: str | None, given: dict[str, Any], progress: TerminalProgress
 
 def age_seconds() -> float:
     """For how long this process has run: what the user waited."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started = int(fields[_STARTED_FIELD]) / os.sysconf("SC_CLK_TCK")
+    started = int(stat_fields(os.getpid())[_STARTED_FIELD]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 

@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -19,6 +18,7 @@ import structlog
 
 from nooks.host.errors import NooksError
 from nooks.host.hardening import harden
+from nooks.host.interrupts import INTERRUPTS
 from nooks.host.paths import nook_dir
 from nooks.keeper.client import KeeperClient
 from nooks.nook import claims
@@ -76,7 +76,7 @@ class _Supervisor:
     async def run(self) -> int:
         """Start or adopt, say so on the ready pipe, serve until the nook was stopped."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in INTERRUPTS:
             loop.add_signal_handler(number, self._stop.set)
         ledger = Ledger(self._keeper)
         adopting = ledger.resume()
